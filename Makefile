@@ -1,0 +1,59 @@
+# `make` lists the targets. Everything runs in a virtual environment that the first target builds and the next ones
+# reuse: .venv-FINGERPRINT, where the fingerprint covers the dependency files, the Python and the place of the checkout.
+# The package is installed there as a link to the checkout (editable), so no copy of it can be out of date.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TEST_ARGS ?=
+DEMO_ARGS ?=
+
+FINGERPRINT := $(shell $(PYTHON) -c 'import hashlib, os, sys; \
+	sys.version_info >= (3, 11) or sys.exit(); \
+	key = repr([sys.version, os.path.realpath(sys.executable), os.getcwd(), *(open(f).read() for f in sys.argv[1:])]); \
+	print(hashlib.sha256(key.encode()).hexdigest()[:12])' setup.cfg pyproject.toml constraints.txt)
+VENV := .venv-$(FINGERPRINT)
+RUN := $(VENV)/bin/python
+
+# Nothing from outside the checkout is imported in place of it; nothing here needs the network once the venv stands.
+unexport PYTHONPATH
+test test-slow demo: export HF_HUB_OFFLINE = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-slow quality style clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: venv ## Train on the embedded emoji with and without regulation (DEMO_ARGS="..." is passed on)
+	$(RUN) examples/demo.py --output_dir runs/demo $(DEMO_ARGS)
+
+test: venv ## Run the tests (TEST_ARGS="-k loss" is passed on to pytest)
+	$(RUN) -m pytest $(TEST_ARGS)
+
+test-slow: venv ## Run the tests that are marked slow
+	$(RUN) -m pytest -m slow $(TEST_ARGS)
+
+quality: venv ## Check style, formatting, types and docstrings
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(RUN) -m tests.check_docstrings
+
+style: venv ## Put style and formatting right, as far as that can be done automatically
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+venv: $(VENV)/complete ## Build the virtual environment, if it is not there yet
+
+# The stamp is written last: an environment whose building was interrupted is taken for none and built anew.
+$(VENV)/complete:
+	@test -n "$(FINGERPRINT)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Building $(VENV): once for each set of dependencies, several GB, takes minutes."
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --constraint constraints.txt setuptools
+	$(RUN) -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[dev]"
+	touch $@
+
+clean: ## Delete the virtual environments, caches and build products (never runs/)
+	rm -rf .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,42 @@
+# Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""What travels with a checkpoint: configuration, model, processor and loss of SACL.
+
+Importing this package registers the Auto classes.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForZeroShotImageClassification,
+    AutoProcessor,
+)
+
+from .configuration_sacl import SaclConfig, SaclFusionConfig, SaclVisionConfig
+from .loss_sacl import regulation_weights, similarity_regulated_contrastive_loss
+from .modeling_sacl import SaclForPreTraining, SaclFusionModel, SaclModel, SaclVisionModel
+from .processing_sacl import SaclProcessor
+
+
+AutoConfig.register("sacl", SaclConfig)
+AutoConfig.register("sacl_vision_model", SaclVisionConfig)
+AutoConfig.register("sacl_fusion_model", SaclFusionConfig)
+AutoModel.register(SaclConfig, SaclModel)
+AutoModel.register(SaclVisionConfig, SaclVisionModel)
+AutoModel.register(SaclFusionConfig, SaclFusionModel)
+AutoModelForPreTraining.register(SaclConfig, SaclForPreTraining)
+AutoModelForZeroShotImageClassification.register(SaclConfig, SaclModel)
+AutoProcessor.register(SaclConfig, SaclProcessor)
+
+__all__ = [
+    "SaclConfig",
+    "SaclForPreTraining",
+    "SaclFusionConfig",
+    "SaclFusionModel",
+    "SaclModel",
+    "SaclProcessor",
+    "SaclVisionConfig",
+    "SaclVisionModel",
+    "regulation_weights",
+    "similarity_regulated_contrastive_loss",
+]

@@ -1,0 +1,350 @@
+# Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""Configurations of the SACL model: image tower, fusion encoder, and the whole (text tower: any encoder's own)."""
+
+import dataclasses
+import difflib
+
+from huggingface_hub.dataclasses import strict
+from transformers import GenerationConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+from transformers.models.auto.configuration_auto import AutoConfig
+
+
+# Written into every checkpoint, so that each class loads where this package is not installed.
+AUTO_MAP = {
+    "AutoConfig": "configuration_sacl.SaclConfig",
+    "AutoModel": "modeling_sacl.SaclModel",
+    "AutoModelForPreTraining": "modeling_sacl.SaclForPreTraining",
+    "AutoModelForZeroShotImageClassification": "modeling_sacl.SaclModel",
+    "AutoProcessor": "processing_sacl.SaclProcessor",
+}
+
+# What `PreTrainedConfig` itself takes beside the fields of the dataclass.
+_INHERITED_ARGUMENTS = {
+    "attn_implementation",
+    "auto_map",
+    "custom_pipelines",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "per_layer_config",
+    "quantization_config",
+    "torch_dtype",
+}
+
+
+def _reject_unknown_arguments(config: PreTrainedConfig, kwargs: dict) -> None:
+    """`PreTrainedConfig` turns any keyword into an attribute, so that a misspelt option is silently without effect."""
+    allowed = _INHERITED_ARGUMENTS | set(GenerationConfig._get_default_generation_params())
+    for name in kwargs:
+        if name in allowed or name.startswith("_"):
+            continue
+        fields = [field.name for field in dataclasses.fields(config)]
+        close = difflib.get_close_matches(name, fields, n=1)
+        hint = f" Did you mean `{close[0]}`?" if close else f" It has: {', '.join(fields)}."
+        raise TypeError(f"`{type(config).__name__}` has no option `{name}`.{hint}")
+
+
+def _check_sizes(config: PreTrainedConfig, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {getattr(config, name)}.")
+
+
+def _check_dropout(config: PreTrainedConfig) -> None:
+    for name in ("hidden_dropout", "attention_dropout"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"`{name}` must be in [0, 1), got {getattr(config, name)}.")
+
+
+def _check_heads(config: PreTrainedConfig) -> None:
+    if config.hidden_size % config.num_attention_heads != 0:
+        raise ValueError(
+            f"`hidden_size` ({config.hidden_size}) must be a multiple of `num_attention_heads` "
+            f"({config.num_attention_heads})."
+        )
+
+
+@strict
+class SaclVisionConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`SaclVisionModel`], a pre-norm vision transformer that can also be CLIP's.
+
+    The defaults give ALBEF's ViT-B/16 at 256 pixels. CLIP's image tower is `pre_layernorm=True`, `patch_bias=False`,
+    `hidden_act="quick_gelu"`, `layer_norm_eps=1e-5`.
+
+    Args:
+        hidden_size (`int`, *optional*, defaults to 768):
+            Width of the tokens.
+        intermediate_size (`int`, *optional*, defaults to 3072):
+            Width of the feed-forward layers.
+        num_hidden_layers (`int`, *optional*, defaults to 12):
+            Number of layers.
+        num_attention_heads (`int`, *optional*, defaults to 12):
+            Number of attention heads of each layer.
+        num_channels (`int`, *optional*, defaults to 3):
+            Number of channels of the images.
+        image_size (`int`, *optional*, defaults to 256):
+            Height and width of the images in pixels. Other sizes need `interpolate_pos_encoding=True` in the forward.
+        patch_size (`int`, *optional*, defaults to 16):
+            Height and width of a patch in pixels; divides `image_size`.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`):
+            Activation of the feed-forward layers.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-6):
+            Epsilon of the layer norms.
+        hidden_dropout (`float`, *optional*, defaults to 0.0):
+            Dropout after the embeddings, the attention and the feed-forward layers.
+        attention_dropout (`float`, *optional*, defaults to 0.0):
+            Dropout of the attention probabilities.
+        attention_bias (`bool`, *optional*, defaults to `True`):
+            Whether the query, key and value projections have a bias.
+        patch_bias (`bool`, *optional*, defaults to `True`):
+            Whether the patch convolution has a bias.
+        pre_layernorm (`bool`, *optional*, defaults to `False`):
+            Whether a layer norm stands between the embeddings and the first layer, as in CLIP.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the initial weights.
+
+    Example:
+
+    ```python
+    >>> from modeling_sacl import SaclVisionConfig, SaclVisionModel
+
+    >>> model = SaclVisionModel(SaclVisionConfig(hidden_size=64, num_attention_heads=2, num_hidden_layers=2))
+    ```
+    """
+
+    model_type = "sacl_vision_model"
+    base_config_key = "vision_config"
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_channels: int = 3
+    image_size: int = 256
+    patch_size: int = 16
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+    hidden_dropout: int | float = 0.0
+    attention_dropout: int | float = 0.0
+    attention_bias: bool = True
+    patch_bias: bool = True
+    pre_layernorm: bool = False
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        _reject_unknown_arguments(self, kwargs)
+        super().__post_init__(**kwargs)
+        self.validate_architecture()
+
+    def validate_architecture(self):
+        """Impossible shapes fail here, not in the first forward. `@strict` repeats this when a config is saved."""
+        _check_sizes(
+            self,
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_channels",
+            "image_size",
+            "patch_size",
+        )
+        _check_dropout(self)
+        _check_heads(self)
+        if self.image_size % self.patch_size != 0:
+            raise ValueError(
+                f"`image_size` ({self.image_size}) must be a multiple of `patch_size` ({self.patch_size}); otherwise "
+                "the right and lower border of every image would be cut off."
+            )
+
+
+@strict
+class SaclFusionConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`SaclFusionModel`], the encoder in which text tokens attend to one another and to the image.
+
+    Inside a [`SaclConfig`], whatever is not given is taken from the text tower.
+
+    Args:
+        hidden_size (`int`, *optional*, defaults to 768):
+            Width of the tokens: that of the text tower.
+        encoder_hidden_size (`int`, *optional*, defaults to 768):
+            Width of the image tokens that the cross-attention reads: that of the image tower.
+        intermediate_size (`int`, *optional*, defaults to 3072):
+            Width of the feed-forward layers.
+        num_hidden_layers (`int`, *optional*, defaults to 6):
+            Number of layers, each with self-attention, cross-attention and feed-forward.
+        num_attention_heads (`int`, *optional*, defaults to 12):
+            Number of attention heads of each layer.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`):
+            Activation of the feed-forward layers.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-12):
+            Epsilon of the layer norms.
+        hidden_dropout (`float`, *optional*, defaults to 0.1):
+            Dropout after the attention and the feed-forward layers.
+        attention_dropout (`float`, *optional*, defaults to 0.1):
+            Dropout of the attention probabilities.
+        attention_bias (`bool`, *optional*, defaults to `True`):
+            Whether the query, key and value projections have a bias.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the initial weights.
+    """
+
+    model_type = "sacl_fusion_model"
+    base_config_key = "fusion_encoder_config"
+
+    hidden_size: int = 768
+    encoder_hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 12
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    hidden_dropout: int | float = 0.1
+    attention_dropout: int | float = 0.1
+    attention_bias: bool = True
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        _reject_unknown_arguments(self, kwargs)
+        super().__post_init__(**kwargs)
+        self.validate_architecture()
+
+    def validate_architecture(self):
+        """Impossible shapes fail here, not in the first forward. `@strict` repeats this when a config is saved."""
+        _check_sizes(
+            self,
+            "hidden_size",
+            "encoder_hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+        )
+        _check_dropout(self)
+        _check_heads(self)
+
+
+@strict
+class SaclConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`SaclModel`] and its heads: an image tower, a text tower, and a fusion encoder above both.
+
+    The defaults are the base model of SACL and ALBEF: ViT-B/16 at 256 pixels, the first 6 layers of BERT-base as text
+    tower, 6 fusion layers, embeddings of 256 dimensions, temperature 0.07.
+
+    Args:
+        text_config (`dict` or [`PreTrainedConfig`], *optional*):
+            Configuration of the text tower: any encoder that `AutoModel` knows (BERT, MiniLM, RoBERTa, XLM-R ...). A
+            dict is read by its `model_type`, `"bert"` if it has none. Defaults to BERT-base with 6 layers.
+        vision_config (`dict` or [`SaclVisionConfig`], *optional*):
+            Configuration of the image tower.
+        fusion_encoder_config (`dict` or [`SaclFusionConfig`], *optional*):
+            Configuration of the fusion encoder. What it leaves out is taken from the text tower.
+        projection_dim (`int`, *optional*, defaults to 256):
+            Width of `image_embeds` and `text_embeds`.
+        logit_scale_init_value (`float`, *optional*, defaults to 2.6592600369327783):
+            Initial value of the logarithm of the inverse temperature, `log(1 / 0.07)`.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the initial weights of projections and heads.
+        tie_word_embeddings (`bool`, *optional*, defaults to `True`):
+            Whether the masked-language head predicts with the text tower's word embeddings.
+
+    Example:
+
+    ```python
+    >>> from modeling_sacl import SaclConfig, SaclForPreTraining
+
+    >>> config = SaclConfig(
+    ...     text_config={"model_type": "bert", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
+    ...     vision_config={"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64},
+    ...     fusion_encoder_config={"num_hidden_layers": 1},
+    ... )
+    >>> model = SaclForPreTraining(config)
+    ```
+    """
+
+    model_type = "sacl"
+    sub_configs_defaults = {
+        "text_config": SubConfigSpec(AutoConfig, model_type="bert", init_kwargs={"num_hidden_layers": 6}),
+        "vision_config": SaclVisionConfig,
+        "fusion_encoder_config": SaclFusionConfig,
+    }
+    _auto_class = "AutoConfig"
+
+    text_config: dict | PreTrainedConfig | None = None
+    vision_config: dict | SaclVisionConfig | None = None
+    fusion_encoder_config: dict | SaclFusionConfig | None = None
+    projection_dim: int = 256
+    logit_scale_init_value: int | float = 2.6592600369327783
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs):
+        _reject_unknown_arguments(self, kwargs)
+        for key in ("text_config", "vision_config"):
+            subconfig, kwargs = self.sub_configs_defaults[key].create_subconfig(key, getattr(self, key), **kwargs)
+            setattr(self, key, subconfig)
+        self._check_text_config()
+        if not isinstance(self.fusion_encoder_config, PreTrainedConfig):
+            self.fusion_encoder_config = {**self._derived_fusion_options(), **(self.fusion_encoder_config or {})}
+        super().__post_init__(**kwargs)
+        self.validate_architecture()
+
+    def _check_text_config(self) -> None:
+        """The text tower is anybody's configuration: what is built on it must be there."""
+        text = self.text_config
+        missing = [
+            name for name in ("vocab_size", "hidden_size", "num_attention_heads") if getattr(text, name, None) is None
+        ]
+        if missing or text.is_encoder_decoder:
+            raise ValueError(
+                f"`text_config` of type `{text.model_type}` "
+                + (f"has no {', '.join(f'`{name}`' for name in missing)}" if missing else "is an encoder-decoder")
+                + ": give the configuration of a text encoder, such as BERT's."
+            )
+
+    def _derived_fusion_options(self) -> dict:
+        """The fusion encoder continues the text tower, so it has the text tower's shape unless told otherwise."""
+        text = self.text_config
+        options = {
+            "hidden_size": text.hidden_size,
+            "encoder_hidden_size": self.vision_config.hidden_size,
+            "num_attention_heads": text.num_attention_heads,
+            "intermediate_size": getattr(text, "intermediate_size", 4 * text.hidden_size),
+        }
+        same_meaning = {"hidden_dropout_prob": "hidden_dropout", "attention_probs_dropout_prob": "attention_dropout"}
+        for theirs, ours in {**same_meaning, "hidden_act": "hidden_act", "layer_norm_eps": "layer_norm_eps"}.items():
+            if isinstance(getattr(text, theirs, None), str | float | int):
+                options[ours] = getattr(text, theirs)
+        return options
+
+    def validate_architecture(self):
+        """Towers that do not fit together fail here, not in the first forward. `@strict` repeats this at saving."""
+        _check_sizes(self, "projection_dim")
+        if getattr(self.text_config, "is_decoder", False):
+            raise ValueError(
+                "The text tower must be an encoder, since its first token stands for the whole text: set "
+                "`is_decoder=False` in `text_config`."
+            )
+        if self.fusion_encoder_config.hidden_size != self.text_config.hidden_size:
+            raise ValueError(
+                f"The fusion encoder reads the text tower's tokens, so its `hidden_size` "
+                f"({self.fusion_encoder_config.hidden_size}) must be the text tower's ({self.text_config.hidden_size})."
+            )
+        if self.fusion_encoder_config.encoder_hidden_size != self.vision_config.hidden_size:
+            raise ValueError(
+                f"The fusion encoder attends to the image tokens, so its `encoder_hidden_size` "
+                f"({self.fusion_encoder_config.encoder_hidden_size}) must be the `hidden_size` of the image tower "
+                f"({self.vision_config.hidden_size})."
+            )
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """Like [`~PreTrainedConfig.save_pretrained`], with an `auto_map` for every class of the model."""
+        self.auto_map = {**AUTO_MAP}
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+
+__all__ = ["SaclConfig", "SaclFusionConfig", "SaclVisionConfig"]

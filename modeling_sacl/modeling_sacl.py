@@ -1,0 +1,924 @@
+# Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""The SACL model: an image tower and a text tower, aligned by contrast, and a fusion encoder above them.
+
+The structure is ALBEF's (Li et al., NeurIPS 2021, [arXiv 2107.07651](https://huggingface.co/papers/2107.07651)), on
+which SACL builds (Jiang et al., ACL 2023, [arXiv 2305.04474](https://huggingface.co/papers/2305.04474)).
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions, BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_MAPPING,
+)
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_sacl import SaclConfig, SaclFusionConfig, SaclVisionConfig
+from .loss_sacl import (
+    contrastive_logits,
+    find_positives,
+    log_regulation_weights,
+    similarity_regulated_contrastive_loss,
+)
+from .warm_start_sacl import PretrainedTowers
+
+
+_FORWARDED_ARGUMENTS = {"output_attentions", "output_hidden_states", "num_items_in_batch"}
+
+
+def _reject_unknown_arguments(module: nn.Module, kwargs: dict) -> None:
+    """`**kwargs` carries the output switches down to the towers; a misspelt argument must not vanish in it."""
+    unknown = sorted(set(kwargs) - _FORWARDED_ARGUMENTS)
+    if unknown:
+        accepted = [name for name in inspect.signature(module.forward).parameters if name != "kwargs"]
+        raise TypeError(
+            f"`{type(module).__name__}` has no argument {', '.join(f'`{name}`' for name in unknown)}. It takes "
+            f"{', '.join(accepted + sorted(_FORWARDED_ARGUMENTS))}."
+        )
+
+
+@dataclass
+class SaclOutput(ModelOutput):
+    r"""
+    Output of [`SaclModel`], with the names of CLIP's.
+
+    Args:
+        loss (`torch.Tensor`, scalar, *optional*, returned when `return_loss=True`):
+            The similarity-regulated contrastive loss of the batch.
+        logits_per_image (`torch.Tensor` of shape `(image_batch_size, text_batch_size)`):
+            Cosines of images with texts, divided by the temperature.
+        logits_per_text (`torch.Tensor` of shape `(text_batch_size, image_batch_size)`):
+            The transpose of `logits_per_image`.
+        text_embeds (`torch.Tensor` of shape `(text_batch_size, projection_dim)`):
+            L2-normalised text embeddings.
+        image_embeds (`torch.Tensor` of shape `(image_batch_size, projection_dim)`):
+            L2-normalised image embeddings.
+        text_model_output ([`BaseModelOutputWithPooling`]):
+            Output of the text tower; its `pooler_output` is the projected first token.
+        vision_model_output ([`BaseModelOutputWithPooling`]):
+            Output of the image tower; its `pooler_output` is the projected first token.
+    """
+
+    loss: torch.Tensor | None = None
+    logits_per_image: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+
+
+@dataclass
+class SaclForPreTrainingOutput(ModelOutput):
+    r"""
+    Output of [`SaclForPreTraining`].
+
+    Args:
+        loss (`torch.Tensor`, scalar, *optional*, returned when `return_loss=True`):
+            The sum of the three losses below.
+        itc_loss (`torch.Tensor`, scalar, *optional*, returned when `return_loss=True`):
+            Similarity-regulated image-text contrastive loss.
+        itm_loss (`torch.Tensor`, scalar, *optional*, returned with `with_itm=True`):
+            Image-text matching loss over the positives and the hard negatives that exist.
+        mlm_loss (`torch.Tensor`, scalar, *optional*, returned when `mlm_labels` are given):
+            Masked language modeling loss over the masked positions.
+        image_embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`):
+            L2-normalised image embeddings.
+        text_embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`):
+            L2-normalised text embeddings.
+        logit_scale (`torch.Tensor`, scalar):
+            The inverse of the temperature.
+        itm_logits (`torch.Tensor` of shape `(3 * batch_size, 2)`, *optional*, returned with `with_itm=True`):
+            Scores of "no match" and "match" for the pairs, then every image with a hard negative text, then every text
+            with a hard negative image.
+        itm_labels (`torch.Tensor` of shape `(3 * batch_size,)`, *optional*, returned with `with_itm=True`):
+            1 for the pairs, 0 for the negatives, -100 where a pair has no negative in the batch.
+        mlm_logits (`torch.Tensor` of shape `(batch_size, masked, vocab_size)`, *optional*, with `mlm_input_ids`):
+            Scores of the vocabulary at `mlm_positions`.
+    """
+
+    loss: torch.Tensor | None = None
+    itc_loss: torch.Tensor | None = None
+    itm_loss: torch.Tensor | None = None
+    mlm_loss: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    logit_scale: torch.Tensor | None = None
+    itm_logits: torch.Tensor | None = None
+    itm_labels: torch.Tensor | None = None
+    mlm_logits: torch.Tensor | None = None
+
+
+# ---------------------------------------------------------------------------------------------------------- layers
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    attention = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        attention = attention + attention_mask
+    attention = nn.functional.softmax(attention, dim=-1, dtype=torch.float32).to(query.dtype)
+    attention = nn.functional.dropout(attention, p=dropout, training=module.training)
+    return torch.matmul(attention, value).transpose(1, 2).contiguous(), attention
+
+
+class SaclAttention(nn.Module):
+    """Bidirectional multi-head attention: of the tokens to themselves, or to the image when key and value are given."""
+
+    def __init__(self, config: SaclVisionConfig | SaclFusionConfig, key_value_size: int | None = None):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        # SDPA takes a missing mask for a causal one unless told otherwise.
+        self.is_causal = False
+
+        key_value_size = config.hidden_size if key_value_size is None else key_value_size
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.attention_bias)
+        self.k_proj = nn.Linear(key_value_size, config.hidden_size, bias=config.attention_bias)
+        self.v_proj = nn.Linear(key_value_size, config.hidden_size, bias=config.attention_bias)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def project_key_value(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._split_heads(self.k_proj(states)), self._split_heads(self.v_proj(states))
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        key_value: tuple[torch.Tensor, torch.Tensor] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        query = self._split_heads(self.q_proj(hidden_states))
+        key, value = self.project_key_value(hidden_states) if key_value is None else key_value
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, attention = attention_interface(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=self.scaling,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            **kwargs,
+        )
+        return self.o_proj(output.flatten(2)), attention
+
+
+class SaclMLP(nn.Module):
+    def __init__(self, config: SaclVisionConfig | SaclFusionConfig):
+        super().__init__()
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+
+
+class SaclVisionEmbeddings(nn.Module):
+    """Patches, a class token before them, and learned positions."""
+
+    def __init__(self, config: SaclVisionConfig):
+        super().__init__()
+        self.config = config
+        self.grid_size = config.image_size // config.patch_size
+        self.class_embedding = nn.Parameter(torch.zeros(config.hidden_size))
+        self.patch_embedding = nn.Conv2d(
+            config.num_channels,
+            config.hidden_size,
+            kernel_size=config.patch_size,
+            stride=config.patch_size,
+            bias=config.patch_bias,
+        )
+        self.position_embedding = nn.Parameter(torch.zeros(1, self.grid_size**2 + 1, config.hidden_size))
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def interpolate_positions(self, height: int, width: int) -> torch.Tensor:
+        """The positions of a grid of `height` by `width` patches, resampled (bicubic) from those learned."""
+        if height == width == self.grid_size:
+            return self.position_embedding
+        class_position, patch_positions = self.position_embedding[:, :1], self.position_embedding[:, 1:]
+        grid = patch_positions.transpose(1, 2).unflatten(2, (self.grid_size, self.grid_size))
+        grid = nn.functional.interpolate(grid.float(), size=(height, width), mode="bicubic", align_corners=False)
+        return torch.cat([class_position, grid.flatten(2).transpose(1, 2).to(class_position.dtype)], dim=1)
+
+    def forward(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
+        _, channels, height, width = pixel_values.shape
+        size, patch_size = self.config.image_size, self.config.patch_size
+        if channels != self.config.num_channels:
+            raise ValueError(f"`pixel_values` must have {self.config.num_channels} channels, got {channels}.")
+        if not interpolate_pos_encoding and (height, width) != (size, size):
+            raise ValueError(
+                f"The image tower expects images of {size} x {size} pixels, got {height} x {width}: resize them, or "
+                "pass `interpolate_pos_encoding=True`."
+            )
+        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
+        patches = patches.flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_embedding.expand(len(patches), 1, -1), patches], dim=1)
+        positions = self.interpolate_positions(height // patch_size, width // patch_size)
+        return self.dropout(tokens + positions)
+
+
+class SaclVisionLayer(GradientCheckpointingLayer):
+    """Pre-norm transformer layer."""
+
+    def __init__(self, config: SaclVisionConfig):
+        super().__init__()
+        self.self_attention_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attention = SaclAttention(config)
+        self.mlp_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = SaclMLP(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        attended, _ = self.self_attention(self.self_attention_layer_norm(hidden_states), **kwargs)
+        hidden_states = hidden_states + self.dropout(attended)
+        return hidden_states + self.dropout(self.mlp(self.mlp_layer_norm(hidden_states)))
+
+
+class SaclFusionLayer(GradientCheckpointingLayer):
+    """Post-norm transformer layer as in BERT, with cross-attention to the image between attention and feed-forward."""
+
+    def __init__(self, config: SaclFusionConfig):
+        super().__init__()
+        self.self_attention = SaclAttention(config)
+        self.self_attention_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.cross_attention = SaclAttention(config, key_value_size=config.encoder_hidden_size)
+        self.cross_attention_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = SaclMLP(config)
+        self.mlp_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        image_hidden_states: torch.Tensor,
+        image_index: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        attended, _ = self.self_attention(hidden_states, attention_mask, **kwargs)
+        hidden_states = self.self_attention_layer_norm(hidden_states + self.dropout(attended))
+
+        # Projected once per image, however many texts look at it.
+        key, value = self.cross_attention.project_key_value(image_hidden_states)
+        if image_index is not None:
+            key, value = key[image_index], value[image_index]
+        attended, _ = self.cross_attention(hidden_states, None, (key, value), **kwargs)
+        hidden_states = self.cross_attention_layer_norm(hidden_states + self.dropout(attended))
+
+        return self.mlp_layer_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
+
+
+# ---------------------------------------------------------------------------------------------------------- towers
+
+
+class SaclPreTrainedModel(PreTrainedModel):
+    """Weight initialisation, loading and saving, common to all SACL models."""
+
+    config: SaclConfig
+    base_model_prefix = "sacl"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["SaclVisionEmbeddings", "SaclVisionLayer", "SaclFusionLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, SaclVisionEmbeddings):
+            init.trunc_normal_(module.class_embedding, std=self.config.initializer_range)
+            init.trunc_normal_(module.position_embedding, std=self.config.initializer_range)
+        elif isinstance(module, SaclModel):
+            init.constant_(module.logit_scale, self.config.logit_scale_init_value)
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls,
+        vision: str | PreTrainedModel,
+        text: str | PreTrainedModel,
+        *,
+        num_text_layers: int | None = None,
+        num_fusion_layers: int | None = None,
+        image_size: int | None = None,
+        **config_kwargs,
+    ):
+        r"""
+        Starts a SACL model from published towers, as ALBEF and SACL do: a CLIP or ViT checkpoint becomes the image
+        tower, and a BERT-like checkpoint is split into the text tower (its first layers) and the fusion encoder (its
+        last ones, whose new cross-attention starts at random). A masked-language head takes over that of the
+        checkpoint, where it has one. What the towers do not contain, projections and heads, starts at random.
+
+        Args:
+            vision (`str` or [`PreTrainedModel`]):
+                Folder, Hub id or model: CLIP, ViT or undistilled DeiT.
+            text (`str` or [`PreTrainedModel`]):
+                Folder, Hub id or model: BERT and what shares its layers (MiniLM, RoBERTa, XLM-R, CamemBERT, ELECTRA).
+            num_text_layers (`int`, *optional*):
+                Layers of the text tower; defaults to the first half of the checkpoint.
+            num_fusion_layers (`int`, *optional*):
+                Layers of the fusion encoder; defaults to all that remain.
+            image_size (`int`, *optional*):
+                Height and width of the images, if other than the checkpoint's; the positions are resampled.
+            config_kwargs:
+                Options of [`SaclConfig`], e.g. `projection_dim`.
+
+        Raises:
+            ValueError: for a checkpoint of another family, or a split that asks for more layers than there are.
+
+        Example:
+
+        ```python
+        >>> from modeling_sacl import SaclForPreTraining
+
+        >>> model = SaclForPreTraining.from_vision_text_pretrained(
+        ...     "openai/clip-vit-base-patch16", "google-bert/bert-base-uncased", image_size=256
+        ... )
+        ```
+        """
+        towers = PretrainedTowers.load(
+            vision,
+            text,
+            num_text_layers=num_text_layers,
+            num_fusion_layers=num_fusion_layers,
+            image_size=image_size,
+        )
+        model = cls(SaclConfig(**towers.config_options(), **config_kwargs))
+        towers.copy_into(model)
+        return model
+
+
+class SaclVisionModel(SaclPreTrainedModel):
+    r"""
+    The image tower: a vision transformer whose first output token stands for the whole image.
+
+    Args:
+        config ([`SaclVisionConfig`]).
+    """
+
+    config: SaclVisionConfig
+    base_model_prefix = "vision_model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _can_record_outputs = {"hidden_states": SaclVisionLayer, "attentions": SaclAttention}
+
+    def __init__(self, config: SaclVisionConfig):
+        super().__init__(config)
+        self.embeddings = SaclVisionEmbeddings(config)
+        self.pre_layer_norm = (
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.pre_layernorm else nn.Identity()
+        )
+        self.layers = nn.ModuleList([SaclVisionLayer(config) for _ in range(config.num_hidden_layers)])
+        self.post_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.patch_embedding
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`):
+                Images as the processor returns them.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
+                Whether images of another size than the configured one are accepted; their positions are resampled.
+
+        Returns:
+            [`BaseModelOutputWithPooling`]: `last_hidden_state` of shape `(batch_size, 1 + num_patches, hidden_size)`
+            after the final layer norm, `pooler_output` its first token.
+        """
+        _reject_unknown_arguments(self, kwargs)
+        hidden_states = self.pre_layer_norm(self.embeddings(pixel_values, interpolate_pos_encoding))
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, **kwargs)
+        hidden_states = self.post_layer_norm(hidden_states)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
+
+
+class SaclFusionModel(SaclPreTrainedModel):
+    r"""
+    The fusion encoder: text tokens attend to one another, in both directions, and to the tokens of an image.
+
+    Args:
+        config ([`SaclFusionConfig`]).
+    """
+
+    config: SaclFusionConfig
+    base_model_prefix = "fusion_model"
+    main_input_name = "inputs_embeds"
+    _can_record_outputs = {
+        "hidden_states": SaclFusionLayer,
+        "attentions": OutputRecorder(SaclAttention, index=1, layer_name="self_attention"),
+        "cross_attentions": OutputRecorder(SaclAttention, index=1, layer_name="cross_attention"),
+    }
+
+    def __init__(self, config: SaclFusionConfig):
+        super().__init__(config)
+        self.layers = nn.ModuleList([SaclFusionLayer(config) for _ in range(config.num_hidden_layers)])
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        inputs_embeds: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithCrossAttentions:
+        r"""
+        Args:
+            inputs_embeds (`torch.Tensor` of shape `(batch_size, length, hidden_size)`):
+                Output tokens of the text tower.
+            encoder_hidden_states (`torch.Tensor` of shape `(num_images, num_tokens, encoder_hidden_size)`):
+                Output tokens of the image tower.
+            attention_mask (`torch.Tensor` of shape `(batch_size, length)`, *optional*):
+                1 at the tokens of the text, 0 at padding.
+            image_index (`torch.Tensor` of shape `(batch_size,)`, int64, *optional*):
+                The image that each text looks at; defaults to text i and image i. Keys and values are computed once
+                per image, so that one image with many texts, or a text with several images, costs no more than it has to.
+
+        Returns:
+            [`BaseModelOutputWithCrossAttentions`]
+        """
+        _reject_unknown_arguments(self, kwargs)
+        if image_index is None and len(encoder_hidden_states) != len(inputs_embeds):
+            raise ValueError(
+                f"There are {len(inputs_embeds)} texts and {len(encoder_hidden_states)} images: pass `image_index` to "
+                "say which text looks at which image."
+            )
+        attention_mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask
+        )
+        hidden_states = inputs_embeds
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask, encoder_hidden_states, image_index, **kwargs)
+        return BaseModelOutputWithCrossAttentions(last_hidden_state=hidden_states)
+
+
+def _build_text_model(config) -> PreTrainedModel:
+    """Any encoder, without the pooler that BERT's relatives carry and nothing here would train."""
+    name = config.model_type
+    if type(config) not in MODEL_MAPPING:
+        raise ValueError(f"`AutoModel` knows no text tower of type `{name}`: give a text encoder such as BERT.")
+    causal_only = name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and name not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if (causal_only or name == "clip_text_model") and not getattr(config, "use_bidirectional_attention", False):
+        raise ValueError(
+            f"A text tower of type `{name}` reads from left to right, so that its first token, which stands for the "
+            "whole text, sees none of it: give an encoder such as BERT."
+        )
+    model_class = MODEL_MAPPING[type(config)]
+    takes_pooler = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    return AutoModel.from_config(config, **({"add_pooling_layer": False} if takes_pooler else {}))
+
+
+class SaclModel(SaclPreTrainedModel):
+    r"""
+    Image tower, text tower and fusion encoder. The forward answers like [`CLIPModel`]'s, so that code and pipelines
+    written for CLIP run on it; [`~SaclModel.get_fusion_features`] gives the fused tokens of image and text.
+
+    Args:
+        config ([`SaclConfig`]).
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from transformers import AutoModel, AutoProcessor
+
+    >>> model = AutoModel.from_pretrained("user/sacl-model")
+    >>> processor = AutoProcessor.from_pretrained("user/sacl-model")
+    >>> inputs = processor(text=["a red bus", "a cat"], images=image, return_tensors="pt")
+    >>> with torch.inference_mode():
+    ...     probabilities = model(**inputs).logits_per_image.softmax(dim=-1)
+    ```
+    """
+
+    _auto_class = "AutoModel"
+    # A pre-training checkpoint is a SaclModel with heads on top; leaving them out is what the user asked for.
+    _keys_to_ignore_on_load_unexpected = [r"^itm_head\.", r"^mlm_head\."]
+
+    def __init__(self, config: SaclConfig):
+        super().__init__(config)
+        self.text_model = _build_text_model(config.text_config)
+        self.vision_model = SaclVisionModel._from_config(config.vision_config)
+        self.fusion_model = SaclFusionModel._from_config(config.fusion_encoder_config)
+        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim)
+        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim)
+        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Args:
+            input_ids (`torch.Tensor` of shape `(batch_size, length)`, int64).
+            attention_mask (`torch.Tensor` of shape `(batch_size, length)`, *optional*).
+            token_type_ids (`torch.Tensor` of shape `(batch_size, length)`, *optional*):
+                For text towers that have segments; left to their default when not given.
+
+        Returns:
+            [`BaseModelOutputWithPooling`]: the text tower's tokens, and as `pooler_output` of shape `(batch_size,
+            projection_dim)` the projected first token (not yet L2-normalised, as in CLIP).
+        """
+        _reject_unknown_arguments(self, kwargs)
+        segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        outputs = self.text_model(
+            input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **segments, **kwargs
+        )
+        return BaseModelOutputWithPooling(
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=self.text_projection(outputs.last_hidden_state[:, 0]),
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+        )
+
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`).
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
+                Whether images of another size than the configured one are accepted.
+
+        Returns:
+            [`BaseModelOutputWithPooling`]: the image tower's tokens, and as `pooler_output` of shape `(batch_size,
+            projection_dim)` the projected first token (not yet L2-normalised, as in CLIP).
+        """
+        _reject_unknown_arguments(self, kwargs)
+        outputs = self.vision_model(
+            pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **kwargs
+        )
+        outputs.pooler_output = self.visual_projection(outputs.pooler_output)
+        return outputs
+
+    @can_return_tuple
+    def get_fusion_features(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithCrossAttentions:
+        r"""
+        The tokens of each text after they have looked at its image.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(batch_size, length)`, int64).
+            pixel_values (`torch.Tensor` of shape `(num_images, num_channels, height, width)`).
+            attention_mask (`torch.Tensor` of shape `(batch_size, length)`, *optional*).
+            image_index (`torch.Tensor` of shape `(batch_size,)`, int64, *optional*):
+                The image of each text; defaults to text i and image i.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`).
+
+        Returns:
+            [`BaseModelOutputWithCrossAttentions`]: `last_hidden_state` of shape `(batch_size, length, hidden_size)`;
+            its first token stands for the pair.
+        """
+        _reject_unknown_arguments(self, kwargs)
+        text_outputs = self.get_text_features(input_ids, attention_mask=attention_mask)
+        vision_outputs = self.get_image_features(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
+        return self.fusion_model(
+            text_outputs.last_hidden_state,
+            vision_outputs.last_hidden_state,
+            attention_mask=attention_mask,
+            image_index=image_index,
+            return_dict=True,
+            **kwargs,
+        )
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        pair_ids: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SaclOutput:
+        r"""
+        Args:
+            input_ids (`torch.Tensor` of shape `(text_batch_size, length)`, int64).
+            pixel_values (`torch.Tensor` of shape `(image_batch_size, num_channels, height, width)`).
+            attention_mask (`torch.Tensor` of shape `(text_batch_size, length)`, *optional*).
+            token_type_ids (`torch.Tensor` of shape `(text_batch_size, length)`, *optional*).
+            pair_ids (`torch.Tensor` of shape `(batch_size,)`, int64, *optional*):
+                With `return_loss`: rows with equal ids are positives of one another.
+            return_loss (`bool`, *optional*):
+                Whether to return the similarity-regulated contrastive loss, which needs as many images as texts.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
+                Whether images of another size than the configured one are accepted.
+
+        Returns:
+            [`SaclOutput`]
+        """
+        _reject_unknown_arguments(self, kwargs)
+        vision_outputs = self.get_image_features(
+            pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs
+        )
+        text_outputs = self.get_text_features(
+            input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids, **kwargs
+        )
+        image_embeds = nn.functional.normalize(vision_outputs.pooler_output, dim=-1)
+        text_embeds = nn.functional.normalize(text_outputs.pooler_output, dim=-1)
+        logit_scale = self.logit_scale.exp()
+        logits_per_image = contrastive_logits(image_embeds, text_embeds, logit_scale)
+
+        loss = None
+        if return_loss:
+            loss = similarity_regulated_contrastive_loss(image_embeds, text_embeds, logit_scale, pair_ids=pair_ids)
+        return SaclOutput(
+            loss=loss,
+            logits_per_image=logits_per_image,
+            logits_per_text=logits_per_image.T,
+            text_embeds=text_embeds,
+            image_embeds=image_embeds,
+            text_model_output=text_outputs,
+            vision_model_output=vision_outputs,
+        )
+
+
+# ----------------------------------------------------------------------------------------------------------- heads
+
+
+def sample_hard_negatives(
+    logits: torch.Tensor, positive_mask: torch.Tensor, log_weights: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""
+    Draws one hard negative for every anchor: a candidate that is not a positive, with the probability that the
+    contrastive softmax gives it (ALBEF, section 3.2), so that the most confusing are drawn most often.
+
+    Args:
+        logits (`torch.Tensor` of shape `(num_anchors, num_candidates)`):
+            Scaled cosines.
+        positive_mask (`torch.Tensor` of shape `(num_anchors, num_candidates)`, bool):
+            Candidates that must never be drawn: they carry the anchor's own pair id.
+        log_weights (`torch.Tensor` of shape `(num_anchors, num_candidates)`, *optional*):
+            Regulation of the draw. A false negative is confusing *because* it matches; weighted down by its
+            similarity, it is not labelled "no match" either.
+
+    Returns:
+        Two `torch.Tensor` of shape `(num_anchors,)`: the index drawn (int64), and whether the anchor has a negative at
+        all (bool). Where it has none, the index means nothing but is in range; where the logits are not finite, any
+        negative is drawn.
+    """
+    scores = logits.detach().float()
+    if log_weights is not None:
+        scores = scores + log_weights
+    has_negative = ~positive_mask.all(dim=-1)
+    probabilities = scores.masked_fill(positive_mask, -torch.inf).softmax(dim=-1)
+    # `multinomial` fails on a row of NaN, which is what the softmax makes of no negative and of logits not finite.
+    evenly = (~positive_mask | ~has_negative[:, None]).to(probabilities.dtype)
+    probabilities = torch.where(probabilities.isfinite().all(dim=-1, keepdim=True), probabilities, evenly)
+    return probabilities.multinomial(1).squeeze(1), has_negative
+
+
+class SaclMaskedLanguageHead(nn.Module):
+    """BERT's prediction head: a transform, then the word embeddings as output layer."""
+
+    def __init__(self, config: SaclConfig, embedding_size: int):
+        super().__init__()
+        fusion_config = config.fusion_encoder_config
+        self.dense = nn.Linear(fusion_config.hidden_size, embedding_size)
+        self.activation_fn = ACT2FN[fusion_config.hidden_act]
+        self.layer_norm = nn.LayerNorm(embedding_size, eps=fusion_config.layer_norm_eps)
+        self.decoder = nn.Linear(embedding_size, config.text_config.vocab_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.layer_norm(self.activation_fn(self.dense(hidden_states))))
+
+
+class SaclForPreTraining(SaclPreTrainedModel):
+    r"""
+    SACL with the heads of pre-training: image-text contrast (ITC), image-text matching (ITM) on hard negatives from
+    the batch, and masked language modeling (MLM) with the image in view. ITM and MLM share one pass through the
+    fusion encoder, and the MLM head runs on the masked positions only.
+
+    [`SaclTrainer`] adds what lives beside the model: momentum teacher, queue, schedules. With `return_loss=True` the
+    model also trains alone, under the stock [`Trainer`].
+
+    Args:
+        config ([`SaclConfig`]).
+    """
+
+    _auto_class = "AutoModelForPreTraining"
+
+    def __init__(self, config: SaclConfig):
+        super().__init__(config)
+        self.sacl = SaclModel(config)
+        self.itm_head = nn.Linear(config.fusion_encoder_config.hidden_size, 2)
+        word_embeddings = self.get_input_embeddings()
+        self.mlm_head = SaclMaskedLanguageHead(config, embedding_size=word_embeddings.embedding_dim)
+        # Where the word embeddings are depends on the text tower's family.
+        name = next(name for name, module in self.named_modules() if module is word_embeddings)
+        self._tied_weights_keys = {"mlm_head.decoder.weight": f"{name}.weight"}
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.mlm_head.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.mlm_head.decoder = new_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        pair_ids: torch.Tensor | None = None,
+        mlm_input_ids: torch.Tensor | None = None,
+        mlm_positions: torch.Tensor | None = None,
+        mlm_labels: torch.Tensor | None = None,
+        with_itm: bool = True,
+        hard_negative_strength: float = 0.0,
+        hard_negative_similarity: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SaclForPreTrainingOutput:
+        r"""
+        Args:
+            input_ids (`torch.Tensor` of shape `(batch_size, length)`, int64):
+                Text i belongs to image i.
+            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`).
+            attention_mask (`torch.Tensor` of shape `(batch_size, length)`, *optional*).
+            pair_ids (`torch.Tensor` of shape `(batch_size,)`, int64, *optional*):
+                Rows with equal ids are positives of one another, never negatives. Defaults to every row its own pair.
+            mlm_input_ids (`torch.Tensor` of shape `(batch_size, length)`, int64, *optional*):
+                A masked copy of `input_ids`. Without it there is no MLM.
+            mlm_positions (`torch.Tensor` of shape `(batch_size, masked)`, int64, *optional*):
+                The positions to predict; rows with fewer are padded with any position.
+            mlm_labels (`torch.Tensor` of shape `(batch_size, masked)`, int64, *optional*):
+                The original tokens at `mlm_positions`; -100 where padded.
+            with_itm (`bool`, *optional*, defaults to `True`):
+                Whether to compute ITM.
+            hard_negative_strength (`float`, *optional*, defaults to 0.0):
+                Regulation of the hard negatives' draw: at 0 they are drawn as in ALBEF, above it those that resemble
+                the anchor are drawn less.
+            hard_negative_similarity (`torch.Tensor` of shape `(batch_size, batch_size)`, *optional*):
+                Cosines of images with texts that regulate the draw; defaults to the model's own.
+            return_loss (`bool`, *optional*):
+                Whether to return the contrastive loss and the sum of all losses.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
+                Whether images of another size than the configured one are accepted.
+
+        Returns:
+            [`SaclForPreTrainingOutput`]
+        """
+        _reject_unknown_arguments(self, kwargs)
+        vision_outputs = self.sacl.get_image_features(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
+        text_outputs = self.sacl.get_text_features(input_ids, attention_mask=attention_mask)
+        outputs = SaclForPreTrainingOutput(
+            image_embeds=nn.functional.normalize(vision_outputs.pooler_output, dim=-1),
+            text_embeds=nn.functional.normalize(text_outputs.pooler_output, dim=-1),
+            logit_scale=self.sacl.logit_scale.exp(),
+        )
+
+        batch = torch.arange(len(input_ids), device=input_ids.device)
+        text_rows, image_rows, mask_rows = [], [], []
+        if with_itm:
+            positive_mask = find_positives(batch if pair_ids is None else pair_ids)
+            text_index, image_index, outputs.itm_labels = self._match_with_hard_negatives(
+                outputs, positive_mask, hard_negative_strength, hard_negative_similarity
+            )
+            text_rows.append(text_outputs.last_hidden_state[text_index])
+            image_rows.append(image_index)
+            mask_rows.append(None if attention_mask is None else attention_mask[text_index])
+        if mlm_input_ids is not None:
+            masked_outputs = self.sacl.get_text_features(mlm_input_ids, attention_mask=attention_mask)
+            text_rows.append(masked_outputs.last_hidden_state)
+            image_rows.append(batch)
+            mask_rows.append(attention_mask)
+        if text_rows:
+            fused = self.sacl.fusion_model(
+                torch.cat(text_rows),
+                vision_outputs.last_hidden_state,
+                attention_mask=None if attention_mask is None else torch.cat(mask_rows),
+                image_index=torch.cat(image_rows),
+                return_dict=True,
+                **kwargs,
+            ).last_hidden_state
+        if with_itm:
+            outputs.itm_logits = self.itm_head(fused[: len(outputs.itm_labels), 0]).float()
+            outputs.itm_loss = nn.functional.cross_entropy(outputs.itm_logits, outputs.itm_labels)
+        if mlm_input_ids is not None:
+            masked = fused[-len(batch) :].gather(1, mlm_positions[:, :, None].expand(-1, -1, fused.shape[-1]))
+            outputs.mlm_logits = self.mlm_head(masked).float()
+            if mlm_labels is not None:
+                losses = nn.functional.cross_entropy(
+                    outputs.mlm_logits.flatten(0, 1), mlm_labels.flatten(), reduction="sum"
+                )
+                outputs.mlm_loss = losses / (mlm_labels != -100).sum().clamp(min=1)
+        if return_loss:
+            outputs.itc_loss = similarity_regulated_contrastive_loss(
+                outputs.image_embeds, outputs.text_embeds, outputs.logit_scale, pair_ids=pair_ids
+            )
+            parts = (outputs.itc_loss, outputs.itm_loss, outputs.mlm_loss)
+            outputs.loss = sum(part for part in parts if part is not None)
+        return outputs
+
+    def _match_with_hard_negatives(
+        self,
+        outputs: SaclForPreTrainingOutput,
+        positive_mask: torch.Tensor,
+        strength: float,
+        similarity: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Texts and images to match, and labels: the pairs, then images with wrong texts, texts with wrong images."""
+        logits = contrastive_logits(
+            outputs.image_embeds.detach(), outputs.text_embeds.detach(), outputs.logit_scale.detach()
+        )
+        cosines = logits / outputs.logit_scale.detach() if similarity is None else similarity
+        negative_texts, image_has_negative = sample_hard_negatives(
+            logits,
+            positive_mask,
+            log_regulation_weights(cosines, strength=strength, negative_mask=~positive_mask),
+        )
+        negative_images, text_has_negative = sample_hard_negatives(
+            logits.T,
+            positive_mask.T,
+            log_regulation_weights(cosines.T, strength=strength, negative_mask=~positive_mask.T),
+        )
+        batch = torch.arange(len(logits), device=logits.device)
+        has_negative = torch.cat([image_has_negative, text_has_negative])
+        labels = torch.cat([torch.ones_like(batch), torch.where(has_negative, 0, -100)])
+        return torch.cat([batch, negative_texts, batch]), torch.cat([batch, batch, negative_images]), labels
+
+
+__all__ = [
+    "SaclForPreTraining",
+    "SaclForPreTrainingOutput",
+    "SaclFusionModel",
+    "SaclModel",
+    "SaclOutput",
+    "SaclPreTrainedModel",
+    "SaclVisionModel",
+    "sample_hard_negatives",
+]

@@ -1,0 +1,343 @@
+# Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""From rows to a batch: pixels, tokens, identities, and a masked copy of the text."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import PIL.Image
+import torch
+from torchvision.transforms.v2 import functional as F
+from transformers.utils import logging
+
+from .pairs import NO_CAPTION, NO_IMAGE, clean_captions, content_pair_id, pair_ids_tensor
+from .transforms import ImageDecodingError, decode_image, pair_augmentation, to_rgb
+
+
+logger = logging.get_logger(__name__)
+
+UNREADABLE_IMAGE = "unreadable image"
+
+# BERT (Devlin et al., 2019, section 3.1): of the tokens to predict, 80 % are replaced by the mask token, 10 % by a
+# random token, and 10 % stay.
+_MASK_SHARE, _RANDOM_SHARE = 0.8, 0.1
+
+
+class _UnusablePair(Exception):
+    """A pair that is left out of its batch: the reason under which it is counted, and the details."""
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{value.dtype} of shape {list(value.shape)}"
+    return type(value).__name__
+
+
+@dataclass
+class PairCollator:
+    """
+    Turns rows of image-text pairs into a batch for contrastive pre-training with masked language modelling.
+
+    A row has `image` (a picture, or undecoded as [`undecoded`] leaves it), `caption` (a string) or `captions` (a list,
+    of which one is used), and `pair_id` (an integer or a string; if it is missing, a hash of the pair stands in). The
+    batch has
+
+    - `pixel_values`: float32, `[batch, channels, height, width]`;
+    - `input_ids` and `attention_mask`: int64, `[batch, length]`;
+    - `pair_ids`: int64, `[batch]`, see [`pair_ids_tensor`];
+
+    and with `mlm_probability` above 0
+
+    - `mlm_input_ids`: int64, `[batch, length]`: a copy of `input_ids` with some tokens replaced;
+    - `mlm_positions`: int64, `[batch, masked]`: the positions to predict, in order, padded with 0;
+    - `mlm_labels`: int64, `[batch, masked]`: the original tokens there, -100 at the padding.
+
+    Giving positions rather than labels of full length lets the language-modelling head run on these positions alone,
+    without a device synchronisation. Special tokens, unknown ones among them, and padding are never predicted; if a
+    row has any other token, at least one is.
+
+    A pair whose image cannot be read or whose captions are blank is left out, counted in `skipped`, and logged the
+    first time each reason occurs. The batch gets smaller: repeating another pair in its place would put a duplicate
+    among the negatives. (In a worker of a data loader the counts stay in the worker; the log line still appears.)
+
+    All randomness comes from torch's global generator, which the trainer saves and restores and which torch seeds in
+    every worker of a data loader.
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`]):
+            Anything with a `tokenizer` and an `image_processor`: `SaclProcessor`, `CLIPProcessor`, ...
+        image_transform (callable, *optional*):
+            Augmentation, for instance [`pair_augmentation`]: takes an RGB picture and returns a uint8 tensor of shape
+            `[3, height, width]` in the size that the image processor produces. The image processor then only rescales
+            and normalises.
+        mlm_probability (`float`, *optional*, defaults to 0.15):
+            Share of the tokens that is predicted; 0 for no masked language modelling.
+        max_length (`int`, *optional*):
+            Longest text in tokens; longer ones are cut. If unset, what the tokenizer says.
+        pad_to_multiple_of (`int`, *optional*):
+            Pads the texts to a multiple of this length. With the value of `max_length`, all batches have one shape,
+            which compiled models like and models such as SigLIP were trained on.
+        caption_sampling (`str`, *optional*, defaults to `"random"`):
+            Which of several captions is used: `"random"` or `"first"`.
+        deterministic_masking (`bool`, *optional*, defaults to `False`):
+            Whether the mask of a text depends on its tokens alone, so that evaluations are comparable.
+
+    Raises:
+        ValueError: At construction, if an argument is out of its range or the processor lacks what is needed; when
+            called, if a row lacks a column, `image_transform` returns the wrong thing, or no pair is usable.
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoProcessor
+    >>> from trainer.data import PairCollator, load_pairs, pair_augmentation
+
+    >>> processor = AutoProcessor.from_pretrained("path/to/checkpoint")
+    >>> dataset = load_pairs("path/to/image_folder", split="train")
+    >>> collator = PairCollator(processor, image_transform=pair_augmentation(256), max_length=30)
+    >>> batch = collator([dataset[0], dataset[1]])
+    >>> batch["pixel_values"].shape
+    torch.Size([2, 3, 256, 256])
+    >>> eval_collator = collator.for_evaluation()
+    ```
+    """
+
+    processor: Any
+    image_transform: Callable[[PIL.Image.Image], torch.Tensor] | None = None
+    mlm_probability: float = 0.15
+    max_length: int | None = None
+    pad_to_multiple_of: int | None = None
+    caption_sampling: str = "random"
+    deterministic_masking: bool = False
+    skipped: Counter[str] = field(default_factory=Counter, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("tokenizer", "image_processor"):
+            if getattr(self.processor, name, None) is None:
+                raise ValueError(
+                    f"`processor` needs a `tokenizer` and an `image_processor`; {type(self.processor).__name__} has "
+                    f"no `{name}`."
+                )
+        tokenizer = self.processor.tokenizer
+        if not 0 <= self.mlm_probability <= 1:
+            raise ValueError(f"`mlm_probability` is a share, from 0 to 1, got {self.mlm_probability!r}.")
+        for name in ("max_length", "pad_to_multiple_of"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"`{name}` has to be a positive integer or `None`, got {value!r}.")
+        if self.caption_sampling not in ("random", "first"):
+            raise ValueError(f"`caption_sampling` has to be 'random' or 'first', got {self.caption_sampling!r}.")
+        if tokenizer.pad_token_id is None:
+            raise ValueError(
+                f"{type(tokenizer).__name__} has no padding token, so texts of different lengths fit into no batch. "
+                "Set one first, for instance `tokenizer.pad_token = tokenizer.eos_token`."
+            )
+        self._image_size = None if self.image_transform is None else self._processed_size()
+        self._special_ids = torch.tensor(sorted(set(tokenizer.all_special_ids)), dtype=torch.int64)
+        if self.mlm_probability:
+            if tokenizer.mask_token_id is None:
+                raise ValueError(
+                    f"{type(tokenizer).__name__} has no mask token, which masked language modelling needs. Set "
+                    "`mlm_probability=0` (and the weight of that loss to 0), or take a tokenizer that has one, such "
+                    "as BERT's."
+                )
+            ordinary = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
+            self._ordinary_ids = torch.tensor(sorted(ordinary), dtype=torch.int64)
+
+    def for_training(self, **augmentation: Any) -> "PairCollator":
+        """
+        The same collator with [`pair_augmentation`] at the size that the image processor produces.
+
+        Args:
+            augmentation:
+                Options of [`pair_augmentation`].
+
+        Returns:
+            [`PairCollator`]: A copy with counts of its own.
+
+        Raises:
+            ValueError: if the image processor keeps the shape of each image, so that no one size can be given.
+        """
+        size = self._processed_size()
+        if size is None:
+            raise ValueError(
+                f"{type(self.processor.image_processor).__name__} gives images of different shapes; set it to one size, "
+                "or pass an `image_transform` of your own."
+            )
+        return replace(self, image_transform=pair_augmentation(size, **augmentation))
+
+    def for_evaluation(self) -> "PairCollator":
+        """
+        The same collator without chance: no augmentation, the first caption, masks that depend on the text alone.
+
+        Returns:
+            [`PairCollator`]: A copy with counts of its own.
+        """
+        return replace(self, image_transform=None, caption_sampling="first", deterministic_masking=True)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            rows (sequence of mappings):
+                Rows of a data set of pairs.
+
+        Returns:
+            `dict[str, torch.Tensor]`: The batch described above, of at most `len(rows)` pairs.
+        """
+        images, captions, identifiers = [], [], []
+        reasons: Counter[str] = Counter()
+        for row in rows:
+            self._check_columns(row)
+            try:
+                image, caption = self._read(row)
+            except _UnusablePair as problem:
+                reason, details = problem.args
+                if not self.skipped[reason]:
+                    logger.warning(
+                        f"Left out the pair {row.get('pair_id', '(without id)')!r}: {reason}{details}. More pairs "
+                        "with this problem are left out silently; `PairCollator.skipped` counts them."
+                    )
+                self.skipped[reason] += 1
+                reasons[reason] += 1
+                continue
+            images.append(image)
+            captions.append(caption)
+            identifiers.append(content_pair_id(row) if row.get("pair_id") is None else row["pair_id"])
+        if not images:
+            why = ", ".join(f"{count} with {reason}" for reason, count in reasons.items()) or "the batch is empty"
+            raise ValueError(f"Of {len(rows)} pairs none is usable: {why}. Are the paths and the column names right?")
+
+        batch = {"pixel_values": self._pixels(images), **self._tokens(captions)}
+        special_tokens_mask = batch.pop("special_tokens_mask")
+        batch["pair_ids"] = pair_ids_tensor(identifiers)
+        if self.mlm_probability:
+            batch.update(self._mask(batch["input_ids"], batch["attention_mask"], special_tokens_mask))
+        return batch
+
+    # Reading rows
+
+    @staticmethod
+    def _check_columns(row: Mapping[str, Any]) -> None:
+        for names in (("image",), ("caption", "captions")):
+            if not any(name in row for name in names):
+                raise ValueError(
+                    f"A row needs {' or '.join(map(repr, names))}; this one has {', '.join(map(repr, row))}. "
+                    "`load_pairs` gives a data set its standard columns, and `Trainer` drops columns unless "
+                    "`remove_unused_columns=False`."
+                )
+
+    def _read(self, row: Mapping[str, Any]) -> tuple[PIL.Image.Image | torch.Tensor, str]:
+        captions = clean_captions(row.get("captions"), row.get("caption"))
+        if not captions:
+            raise _UnusablePair(NO_CAPTION, "")
+        if row["image"] is None:
+            raise _UnusablePair(NO_IMAGE, "")
+        try:
+            image = decode_image(row["image"])
+        except ImageDecodingError as error:
+            raise _UnusablePair(UNREADABLE_IMAGE, f" ({error})") from error
+        index = 0
+        if self.caption_sampling == "random" and len(captions) > 1:
+            index = int(torch.randint(len(captions), ()))
+        return image if self.image_transform is None else self._transformed(image), captions[index]
+
+    # Images
+
+    def _processed_size(self) -> tuple[int, int] | None:
+        """Height and width that the image processor gives every image, or `None` if they depend on the image."""
+        wide, tall = (self._process([PIL.Image.new("RGB", size)]) for size in ((96, 64), (64, 96)))
+        return (wide.shape[-2], wide.shape[-1]) if wide.shape == tall.shape else None
+
+    def _transformed(self, image: PIL.Image.Image) -> torch.Tensor:
+        assert self.image_transform is not None
+        result = self.image_transform(image)
+        if isinstance(result, PIL.Image.Image):
+            result = F.pil_to_tensor(to_rgb(result))
+        if not isinstance(result, torch.Tensor) or result.dtype != torch.uint8 or result.ndim != 3 or len(result) != 3:
+            raise ValueError(
+                f"`image_transform` has to return a uint8 tensor of shape [3, height, width], got "
+                f"{_describe(result)}. Leave rescaling and normalising to the image processor."
+            )
+        if self._image_size is not None and tuple(result.shape[-2:]) != self._image_size:
+            raise ValueError(
+                f"`image_transform` returned an image of {result.shape[-2]} x {result.shape[-1]}, but the image "
+                f"processor makes {self._image_size[0]} x {self._image_size[1]}; give the transform that size, for "
+                f"instance `pair_augmentation({self._image_size})`, or set the size of the image processor."
+            )
+        return result
+
+    def _pixels(self, images: list[Any]) -> torch.Tensor:
+        if self.image_transform is None:
+            return self._process(images)
+        # The transform has cropped and resized; the image processor only rescales and normalises, a batch at a time.
+        names = ("do_resize", "do_center_crop", "do_convert_rgb", "do_pad")
+        off = {name: False for name in names if getattr(self.processor.image_processor, name, None)}
+        return self._process(torch.stack(images), **off)
+
+    def _process(self, images: Any, **arguments: Any) -> torch.Tensor:
+        pixels = self.processor.image_processor(images, return_tensors="pt", **arguments)["pixel_values"]
+        if not isinstance(pixels, torch.Tensor) or pixels.ndim != 4:
+            raise ValueError(
+                f"{type(self.processor.image_processor).__name__} has to return `pixel_values` of shape [batch, "
+                f"channels, height, width], got {_describe(pixels)}."
+            )
+        return pixels.to(torch.float32)
+
+    # Text
+
+    def _tokens(self, captions: list[str]) -> dict[str, torch.Tensor]:
+        tokenizer = self.processor.tokenizer
+        # `model_max_length` is astronomically large where a tokenizer knows no limit.
+        limited = self.max_length is not None or tokenizer.model_max_length < 10**9
+        tokens = tokenizer(
+            captions,
+            padding=True,
+            truncation=limited,
+            max_length=self.max_length,
+            pad_to_multiple_of=self.pad_to_multiple_of,
+            return_token_type_ids=False,
+            return_attention_mask=True,
+            return_special_tokens_mask=True,
+            return_tensors="pt",
+        )
+        return {name: tokens[name] for name in ("input_ids", "attention_mask", "special_tokens_mask")}
+
+    def _mask(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, special_tokens_mask: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        special = torch.isin(input_ids, self._special_ids) | special_tokens_mask.bool()
+        maskable = attention_mask.bool() & ~special
+        choice, fate, substitute = self._uniform(input_ids, attention_mask)
+
+        # Where chance picks no token of a row, the row's smallest draw is taken.
+        choice = choice.masked_fill(~maskable, 2.0)
+        masked = choice < self.mlm_probability
+        empty = maskable.any(dim=1) & ~masked.any(dim=1)
+        masked[empty, choice.argmin(dim=1)[empty]] = True
+
+        random_ids = self._ordinary_ids[(substitute * len(self._ordinary_ids)).long() % len(self._ordinary_ids)]
+        replaced = torch.where(fate < _MASK_SHARE, self.processor.tokenizer.mask_token_id, random_ids)
+        changed = masked & (fate < _MASK_SHARE + _RANDOM_SHARE)
+
+        width = max(int(masked.sum(dim=1).max()), 1)
+        positions = (~masked).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
+        chosen = masked.gather(1, positions)
+        positions = positions.masked_fill(~chosen, 0)
+        return {
+            "mlm_input_ids": torch.where(changed, replaced, input_ids),
+            "mlm_positions": positions,
+            "mlm_labels": input_ids.gather(1, positions).masked_fill(~chosen, -100),
+        }
+
+    def _uniform(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Three uniform draws per token: `[3, batch, length]`."""
+        if not self.deterministic_masking:
+            return torch.rand(3, *input_ids.shape)
+        draws = torch.zeros(3, *input_ids.shape)
+        for row, (ids, real) in enumerate(zip(input_ids, attention_mask.bool(), strict=True)):
+            text = ids[real].numpy().astype("<i8").tobytes()  # without padding, which depends on the other rows
+            seed = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+            draws[:, row, real] = torch.rand(3, int(real.sum()), generator=torch.Generator().manual_seed(seed))
+        return draws

@@ -1,0 +1,64 @@
+# Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""The momentum teacher: a slowly moving copy of the model in training, kept beside it and never exported."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class MomentumTeacher:
+    r"""
+    An exponential moving average of a model (ALBEF, section 3.3): `teacher = momentum * teacher + (1 - momentum) *
+    model`, after every optimiser step. It answers the model's calls in evaluation mode and without gradient.
+
+    Args:
+        model (`nn.Module`):
+            The model to follow; the teacher starts as its copy, on its device.
+        momentum (`float`):
+            In [0, 1). ALBEF uses 0.995.
+    """
+
+    def __init__(self, model: nn.Module, momentum: float):
+        if not 0 <= momentum < 1:
+            raise ValueError(f"`momentum` must be in [0, 1), got {momentum}.")
+        self.momentum = momentum
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def __call__(self, **inputs):
+        return self.model(**inputs)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Moves the teacher one step towards `model`; buffers are taken over as they are."""
+        ours, theirs = list(self.model.parameters()), [parameter.detach() for parameter in model.parameters()]
+        torch._foreach_lerp_(ours, theirs, 1 - self.momentum)
+        for our_buffer, their_buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            our_buffer.copy_(their_buffer)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The teacher's weights, each once: tied weights are not repeated."""
+        return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """
+        Restores the teacher.
+
+        Raises:
+            ValueError: if names or shapes are not those of the model.
+        """
+        parameters = dict(self.model.named_parameters())
+        if parameters.keys() != state.keys():
+            raise ValueError(
+                "The saved momentum teacher is not of this model: missing "
+                f"{sorted(parameters.keys() - state.keys())[:5]}, unexpected {sorted(state.keys() - parameters.keys())[:5]}."
+            )
+        for name, parameter in parameters.items():
+            if parameter.shape != state[name].shape:
+                raise ValueError(
+                    f"The saved momentum teacher's `{name}` has shape {tuple(state[name].shape)}, the model's "
+                    f"{tuple(parameter.shape)}."
+                )
+            parameter.copy_(state[name])

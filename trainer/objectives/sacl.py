@@ -1,0 +1,85 @@
+# Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""SACL: contrast regulated by similarity."""
+
+from typing import Any
+
+import torch
+
+from modeling_sacl.loss_sacl import filter_log_weights, log_regulation_weights
+
+from .base import BothDirections, ContrastiveBatch, ContrastiveObjective
+
+
+# More weights than this are sampled for the percentile, whose sort would otherwise cost more than the loss.
+_PERCENTILE_SAMPLE = 65_536
+
+
+class SaclObjective(ContrastiveObjective):
+    r"""
+    Similarity-regulated contrast: every negative is weighted down by its similarity to the anchor, so that false and
+    half-false negatives are not driven away.
+
+        L_i = -log f_ii / ( f_ii + sum_{j != i} w_ij f_ij ),    w_ij = Norm( exp(cos_ij) ** -strength )
+
+    where Norm makes the mean over the negatives of an anchor 1. The similarity is the momentum teacher's when there is
+    one, else the model's own; weights carry no gradient.
+
+    Args:
+        filter_threshold (`float`, *optional*):
+            In (0, 1): remove the negatives whose weight is under it and leave the others at 1 ("ALBEF++" in the
+            paper's section 4.3), instead of regulating.
+
+    Source: Jiang et al., ACL 2023 ([arXiv 2305.04474](https://huggingface.co/papers/2305.04474)), where it is SRCL.
+    """
+
+    name = "sacl"
+    citation = """@inproceedings{jiang2023sacl,
+    title = {Vision Language Pre-training by Contrastive Learning with Cross-Modal Similarity Regulation},
+    author = {Chaoya Jiang and Wei Ye and Haiyang Xu and others},
+    booktitle = {ACL},
+    year = {2023},
+}"""
+
+    def __init__(self, filter_threshold: float | None = None):
+        self.filter_threshold = filter_threshold
+
+    @classmethod
+    def from_arguments(cls, args: Any) -> "SaclObjective":
+        return cls(filter_threshold=args.filter_threshold)
+
+    def get_log_weights(self, batch: ContrastiveBatch) -> BothDirections | None:
+        image_to_text, text_to_image = (
+            log_regulation_weights(
+                similarity, strength=batch.regulation_strength, negative_mask=~batch.positive_mask
+            )
+            for similarity in batch.similarity()
+        )
+        if self.filter_threshold is None:
+            return image_to_text, text_to_image
+        return (
+            filter_log_weights(image_to_text, self.filter_threshold),
+            filter_log_weights(text_to_image, self.filter_threshold),
+        )
+
+    @torch.no_grad()
+    def get_metrics(self, batch: ContrastiveBatch, log_weights: BothDirections | None) -> dict[str, torch.Tensor]:
+        """Mean, minimum and 5th percentile of the negatives' weights, and the share of negatives removed."""
+        assert log_weights is not None
+        both = torch.stack(log_weights)
+        negatives = (~batch.positive_mask).expand_as(both)
+        weights = both.exp()
+        count = negatives.sum().clamp(min=1)
+        step = -(-weights.numel() // _PERCENTILE_SAMPLE)
+        sample = torch.where(negatives, weights, torch.nan).flatten()[::step]
+        metrics = {
+            "regulation_weight_mean": torch.where(negatives, weights, 0.0).sum() / count,
+            "regulation_weight_min": torch.where(negatives, weights, torch.inf).amin(),
+            "regulation_weight_p5": sample.nanquantile(0.05),
+            "regulation_strength": torch.tensor(float(batch.regulation_strength)),
+        }
+        if self.filter_threshold is not None:
+            metrics["filtered_negatives"] = ((weights == 0) & negatives).sum() / count
+        return metrics
+
+    def get_config_dict(self) -> dict:
+        return {"filter_threshold": self.filter_threshold}

@@ -1,0 +1,170 @@
+# Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""Training arguments of [`SaclTrainer`]."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from .objectives import OBJECTIVES
+
+
+@dataclass
+class SaclTrainingArguments(TrainingArguments):
+    r"""
+    Arguments of [`SaclTrainer`]: those of [`TrainingArguments`], and the objective's.
+
+    > [!NOTE]
+    > These arguments have other defaults than in [`TrainingArguments`]: `learning_rate` (1e-4 instead of 5e-5),
+    > `weight_decay` (0.02 instead of 0), `lr_scheduler_type` (`"cosine"` instead of `"linear"`), `warmup_steps` (0.1,
+    > a share of the training, instead of 0), `remove_unused_columns` (`False`: the collator reads the raw columns),
+    > `label_names` (none: the labels are the pairs themselves), `eval_on_start`-style metrics need no setting:
+    > `eval_loss` and retrieval metrics come with every evaluation.
+
+    A *share or steps* argument is a share of all optimisation steps when it is below 1, and a number of steps from 1
+    on, like `warmup_steps` in [`TrainingArguments`].
+
+    Args:
+        objective (`str`, *optional*, defaults to `"sacl"`):
+            The contrastive objective: `"sacl"` (weights regulated by similarity), `"infonce"` (CLIP's), `"albef"`
+            (targets softened by the momentum teacher) or `"sacl_distilled"` (SACL's weights and ALBEF's targets).
+        regulation_strength (`float`, *optional*, defaults to 1.0):
+            How strongly similar negatives are spared, >= 0: 1 is the paper's formula, 0 is InfoNCE.
+        regulation_warmup (`float`, *optional*, defaults to 0.1):
+            Share or steps over which the strength rises linearly from 0, since an early model knows little of
+            similarity.
+        filter_threshold (`float`, *optional*):
+            In (0, 1): remove negatives whose weight is under it, instead of regulating.
+        regulate_hard_negatives (`bool`, *optional*, defaults to `True`):
+            Whether the hard negatives of image-text matching are drawn with the regulation weights too. A false
+            negative labelled "no match" is the same mistake again.
+        momentum (`float`, *optional*, defaults to 0.995):
+            Momentum of the teacher, in [0, 1). `None` trains without one: less memory and time, and the model's own
+            detached similarity regulates.
+        distillation_weight (`float`, *optional*, defaults to 0.4):
+            Share of the teacher in soft targets, in [0, 1]: of masked language modeling, and of the contrast for
+            `"albef"` and `"sacl_distilled"`. Without a teacher it is without effect.
+        distillation_warmup (`float`, *optional*, defaults to 0.05):
+            Share or steps over which `distillation_weight` rises linearly from 0.
+        queue_size (`int`, *optional*, defaults to 0):
+            Number of past pairs kept as further candidates; any number. ALBEF keeps 65,536 for millions of pairs.
+        itc_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the image-text contrastive loss.
+        itm_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the image-text matching loss; 0 leaves it out. Only for models with that head.
+        mlm_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the masked language modeling loss; 0 leaves it out. Only for models with that head.
+        mlm_probability (`float`, *optional*, defaults to 0.15):
+            Share of the tokens that is masked, when [`SaclTrainer`] makes the collator.
+        vision_learning_rate (`float`, *optional*):
+            Learning rate of the image tower; `learning_rate` is then that of the rest. The paper takes 1e-5 beside
+            1e-4.
+        min_temperature (`float`, *optional*, defaults to 0.001):
+            Lower bound of the learned temperature.
+        max_temperature (`float`, *optional*, defaults to 0.5):
+            Upper bound of the learned temperature.
+        retrieval_chunk_size (`int`, *optional*, defaults to 1024):
+            Evaluation compares this many images with this many texts at a time.
+
+    Raises:
+        ValueError: for an unknown objective or a value out of its range.
+    """
+
+    # Defaults that differ from the parent's.
+    learning_rate: float = field(default=1e-4, metadata={"help": "Initial learning rate."})
+    weight_decay: float = field(default=0.02, metadata={"help": "Weight decay of matrices."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Share (< 1) or steps of learning rate warm-up."})
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay False: the collator reads the raw columns."}
+    )
+    label_names: list[str] | None = field(
+        default_factory=list, metadata={"help": "None: the labels of contrast are the pairs themselves."}
+    )
+
+    # Objective.
+    objective: str = field(default="sacl", metadata={"help": f"Contrastive objective: {', '.join(OBJECTIVES)}."})
+    regulation_strength: float = field(
+        default=1.0, metadata={"help": "How strongly similar negatives are spared (1: the paper, 0: InfoNCE)."}
+    )
+    regulation_warmup: float = field(
+        default=0.1, metadata={"help": "Share (< 1) or steps over which the strength rises from 0."}
+    )
+    filter_threshold: float | None = field(
+        default=None, metadata={"help": "Remove negatives whose weight is under this, instead of regulating."}
+    )
+    regulate_hard_negatives: bool = field(
+        default=True, metadata={"help": "Draw the hard negatives of matching with the regulation weights too."}
+    )
+
+    # Teacher and queue.
+    momentum: float | None = field(
+        default=0.995, metadata={"help": "Momentum of the teacher; None trains without one."}
+    )
+    distillation_weight: float = field(default=0.4, metadata={"help": "Share of the teacher in soft targets."})
+    distillation_warmup: float = field(
+        default=0.05, metadata={"help": "Share (< 1) or steps over which distillation_weight rises from 0."}
+    )
+    queue_size: int = field(default=0, metadata={"help": "Number of past pairs kept as further candidates."})
+
+    # Weights of the losses.
+    itc_weight: float = field(default=1.0, metadata={"help": "Weight of the image-text contrastive loss."})
+    itm_weight: float = field(default=1.0, metadata={"help": "Weight of the image-text matching loss."})
+    mlm_weight: float = field(default=1.0, metadata={"help": "Weight of the masked language modeling loss."})
+    mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens that is masked."})
+
+    # Optimisation.
+    vision_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the image tower; learning_rate is that of the rest."}
+    )
+    min_temperature: float = field(default=0.001, metadata={"help": "Lower bound of the learned temperature."})
+    max_temperature: float = field(default=0.5, metadata={"help": "Upper bound of the learned temperature."})
+
+    # Evaluation.
+    retrieval_chunk_size: int = field(
+        default=1024, metadata={"help": "Evaluation compares this many images with this many texts at a time."}
+    )
+
+    def __post_init__(self):
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"`objective` must be one of {', '.join(OBJECTIVES)}; got {self.objective!r}.")
+        if self.momentum is None and OBJECTIVES[self.objective].needs_teacher:
+            raise ValueError(
+                f"The objective {self.objective!r} takes its targets from the momentum teacher: set `momentum` (ALBEF: "
+                "0.995)."
+            )
+        if self.remove_unused_columns:
+            raise ValueError("`remove_unused_columns` must be False: the collator reads the raw columns.")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"`{name}` must be between {low} and {high}, got {value}.")
+        if self.momentum is not None and self.momentum == 1:
+            raise ValueError("`momentum` must be below 1: at 1 the teacher would never learn.")
+        if self.filter_threshold is not None and not 0 < self.filter_threshold < 1:
+            raise ValueError(f"`filter_threshold` must be in (0, 1), got {self.filter_threshold}.")
+        if self.min_temperature > self.max_temperature:
+            raise ValueError(
+                f"`min_temperature` ({self.min_temperature}) is above `max_temperature` ({self.max_temperature})."
+            )
+        super().__post_init__()
+
+    def steps_of(self, share_or_steps: float, max_steps: int) -> float:
+        """A *share or steps* argument as a number of steps."""
+        return share_or_steps * max_steps if share_or_steps < 1 else share_or_steps
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "regulation_strength": (0, 1e3),
+    "regulation_warmup": (0, float("inf")),
+    "momentum": (0, 1),
+    "distillation_weight": (0, 1),
+    "distillation_warmup": (0, float("inf")),
+    "queue_size": (0, float("inf")),
+    "itc_weight": (0, float("inf")),
+    "itm_weight": (0, float("inf")),
+    "mlm_weight": (0, float("inf")),
+    "mlm_probability": (0, 1),
+    "min_temperature": (1e-6, float("inf")),
+    "max_temperature": (1e-6, float("inf")),
+    "retrieval_chunk_size": (1, float("inf")),
+}
