@@ -23,7 +23,7 @@ test test-slow demo: export HF_HUB_OFFLINE = 1
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: venv ## Train on the embedded emoji with and without regulation (DEMO_ARGS="..." is passed on)
+demo: venv ## Pre-train a small model on the embedded emoji and show what it finds (DEMO_ARGS="--seed 1")
 	$(RUN) examples/demo.py --output_dir runs/demo $(DEMO_ARGS)
 
 test: venv ## Run the tests (TEST_ARGS="-k loss" is passed on to pytest)
@@ -50,8 +50,8 @@ $(VENV)/complete:
 	@echo "Building $(VENV): once for each set of dependencies, several GB, takes minutes."
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --constraint constraints.txt setuptools
-	$(RUN) -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[dev]"
+	$(RUN) -m pip install -qq --constraint constraints.txt setuptools
+	$(RUN) -m pip install -qq --constraint constraints.txt --no-build-isolation --editable ".[dev]"
 	touch $@
 
 clean: ## Delete the virtual environments, caches and build products (never runs/)

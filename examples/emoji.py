@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from datasets import Dataset, load_dataset
 
+from trainer import load_pairs
+
 
 DATA_DIR = Path(__file__).parent / "data" / "emoji"
 SPLITS = ("train", "validation", "test_unseen_concept", "test_unseen_composition")
@@ -114,3 +116,22 @@ def _multi_hot(rows: Iterable[list[str]]) -> torch.Tensor:
     for number, row in enumerate(words):
         hot[number, [codes[word] for word in row]] = 1.0
     return hot
+
+
+def emoji_pairs(split: str = "train", data_dir: str | Path = DATA_DIR) -> Dataset:
+    """
+    One split as pairs for [`SaclTrainer`] and [`evaluate_retrieval`].
+
+    Every emoji is drawn by up to three vendors: its images share one `pair_id`, so that they are positives of its
+    texts. For training, a caption is drawn from the name, a sentence, and the keywords; elsewhere it is the name.
+    """
+    dataset = load_emoji(split, data_dir)
+    if split == "train":
+        keywords = [", ".join(words) for words in dataset["keywords"]]
+        dataset = dataset.add_column("keyword_list", keywords)
+    return load_pairs(
+        dataset,
+        caption_columns=["caption", "sentence", "keyword_list"] if split == "train" else "caption",
+        pair_id_column="emoji_id",
+        keep_columns=["emoji_id", "base_id", "subgroup", "tone", "gender", "vendor"],
+    )

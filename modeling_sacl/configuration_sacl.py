@@ -332,7 +332,8 @@ class SaclConfig(PreTrainedConfig):
         if self.fusion_encoder_config.hidden_size != self.text_config.hidden_size:
             raise ValueError(
                 f"The fusion encoder reads the text tower's tokens, so its `hidden_size` "
-                f"({self.fusion_encoder_config.hidden_size}) must be the text tower's ({self.text_config.hidden_size})."
+                f"({self.fusion_encoder_config.hidden_size}) must be that of the text tower ("
+                f"{self.text_config.hidden_size})."
             )
         if self.fusion_encoder_config.encoder_hidden_size != self.vision_config.hidden_size:
             raise ValueError(

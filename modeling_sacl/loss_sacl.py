@@ -152,14 +152,14 @@ def filter_log_weights(log_weights: torch.Tensor, threshold: float) -> torch.Ten
         `torch.Tensor` of shape `(num_anchors, num_candidates)`: `-inf` at the removed negatives, 0 elsewhere.
     """
     if not 0 < threshold < 1:
-        raise ValueError(f"`filter_threshold` must be in (0, 1), the range of weights worth removing, got {threshold}.")
+        raise ValueError(
+            f"`filter_threshold` must be in (0, 1), the range of weights worth removing, got {threshold}."
+        )
     # `0 * log_weights` keeps a NaN alive: a comparison alone would turn garbage into a kept negative.
     return torch.where(log_weights < math.log(threshold), -torch.inf, 0.0 * log_weights)
 
 
-def find_positives(
-    pair_ids: torch.Tensor, candidate_pair_ids: torch.Tensor | None = None
-) -> torch.Tensor:
+def find_positives(pair_ids: torch.Tensor, candidate_pair_ids: torch.Tensor | None = None) -> torch.Tensor:
     r"""
     The candidates that carry the anchor's own pair id.
 
@@ -212,7 +212,11 @@ def weighted_contrastive_loss(
         `torch.Tensor`, scalar: the mean over the anchors that have a positive; 0, with gradient 0, if none has. An
         anchor without negatives has loss 0. NaN in the input is NaN in the output, never hidden.
     """
-    for name, tensor in (("positive_mask", positive_mask), ("log_weights", log_weights), ("soft_targets", soft_targets)):
+    for name, tensor in (
+        ("positive_mask", positive_mask),
+        ("log_weights", log_weights),
+        ("soft_targets", soft_targets),
+    ):
         if tensor is not None and tensor.shape != logits.shape:
             raise ValueError(
                 f"`{name}` must have the shape of the logits {tuple(logits.shape)}, got {tuple(tensor.shape)}."
@@ -229,7 +233,9 @@ def weighted_contrastive_loss(
     log_probabilities = nn.functional.log_softmax(logits, dim=-1)
     losses = -torch.where(targets == 0, 0.0, targets * log_probabilities).sum(dim=-1)
     has_positive = num_positives > 0
-    return torch.where(has_positive, losses, 0.0).sum() / has_positive.sum().clamp(min=1)
+    # An anchor that is left out counts nothing, but garbage in its row must not pass unseen.
+    left_out = torch.where(log_probabilities.isnan().any(dim=-1), torch.nan, 0.0)
+    return torch.where(has_positive, losses, left_out).sum() / has_positive.sum().clamp(min=1)
 
 
 def similarity_regulated_contrastive_loss(
@@ -305,11 +311,13 @@ def similarity_regulated_contrastive_loss(
             "`image_embeds` and `text_embeds` must have the same shape (batch_size, dim) with batch_size >= 1, got "
             f"{tuple(image_embeds.shape)} and {tuple(text_embeds.shape)}."
         )
-    given = [candidate is not None for candidate in (candidate_image_embeds, candidate_text_embeds, candidate_pair_ids)]
+    given = [
+        candidate is not None for candidate in (candidate_image_embeds, candidate_text_embeds, candidate_pair_ids)
+    ]
     if any(given) and (not all(given) or pair_ids is None):
         raise ValueError(
-            "`candidate_image_embeds`, `candidate_text_embeds`, `candidate_pair_ids` and `pair_ids` go together: among "
-            "candidates that are not the batch itself, the positives are found by their pair ids."
+            "`candidate_image_embeds`, `candidate_text_embeds`, `candidate_pair_ids` and `pair_ids` go together: "
+            "among candidates that are not the batch itself, the positives are found by their pair ids."
         )
     if pair_ids is None:
         pair_ids = torch.arange(len(image_embeds), device=image_embeds.device)

@@ -150,7 +150,7 @@ def eager_attention_forward(
 
 
 class SaclAttention(nn.Module):
-    """Bidirectional multi-head attention: of the tokens to themselves, or to the image when key and value are given."""
+    """Bidirectional multi-head attention: of the tokens to themselves, or to what `key_value` holds."""
 
     def __init__(self, config: SaclVisionConfig | SaclFusionConfig, key_value_size: int | None = None):
         super().__init__()
@@ -311,7 +311,7 @@ class SaclPreTrainedModel(PreTrainedModel):
 
     config: SaclConfig
     base_model_prefix = "sacl"
-    input_modalities = ("image", "text")
+    input_modalities: tuple[str, ...] = ("image", "text")
     supports_gradient_checkpointing = True
     _no_split_modules = ["SaclVisionEmbeddings", "SaclVisionLayer", "SaclFusionLayer"]
     _supports_sdpa = True
@@ -480,7 +480,7 @@ class SaclFusionModel(SaclPreTrainedModel):
                 1 at the tokens of the text, 0 at padding.
             image_index (`torch.Tensor` of shape `(batch_size,)`, int64, *optional*):
                 The image that each text looks at; defaults to text i and image i. Keys and values are computed once
-                per image, so that one image with many texts, or a text with several images, costs no more than it has to.
+                per image, so that one image with many texts costs no more than it has to.
 
         Returns:
             [`BaseModelOutputWithCrossAttentions`]
@@ -679,6 +679,11 @@ class SaclModel(SaclPreTrainedModel):
             [`SaclOutput`]
         """
         _reject_unknown_arguments(self, kwargs)
+        if input_ids is None or pixel_values is None:
+            raise ValueError(
+                "`input_ids` and `pixel_values` are both needed; for texts or images alone there are "
+                "`get_text_features` and `get_image_features`."
+            )
         vision_outputs = self.get_image_features(
             pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs
         )
@@ -783,7 +788,7 @@ class SaclForPreTraining(SaclPreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.mlm_head.decoder
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         self.mlm_head.decoder = new_embeddings
 
     @can_return_tuple
@@ -833,6 +838,15 @@ class SaclForPreTraining(SaclPreTrainedModel):
             [`SaclForPreTrainingOutput`]
         """
         _reject_unknown_arguments(self, kwargs)
+        if len(input_ids) != len(pixel_values):
+            raise ValueError(
+                f"Text i belongs to image i, but there are {len(input_ids)} texts and {len(pixel_values)} images."
+            )
+        if (mlm_input_ids is None) != (mlm_positions is None) or (mlm_labels is not None and mlm_input_ids is None):
+            raise ValueError(
+                "Masked language modeling needs `mlm_input_ids` and `mlm_positions`, and for its loss `mlm_labels`: "
+                "give the first two together or none of the three."
+            )
         vision_outputs = self.sacl.get_image_features(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
         text_outputs = self.sacl.get_text_features(input_ids, attention_mask=attention_mask)
         outputs = SaclForPreTrainingOutput(
@@ -881,7 +895,7 @@ class SaclForPreTraining(SaclPreTrainedModel):
                 outputs.image_embeds, outputs.text_embeds, outputs.logit_scale, pair_ids=pair_ids
             )
             parts = (outputs.itc_loss, outputs.itm_loss, outputs.mlm_loss)
-            outputs.loss = sum(part for part in parts if part is not None)
+            outputs.loss = torch.stack([part for part in parts if part is not None]).sum()
         return outputs
 
     def _match_with_hard_negatives(

@@ -200,7 +200,7 @@ def _load_vision(vision: str | PreTrainedModel) -> tuple[SaclVisionConfig, Weigh
     else:
         raise ValueError(
             f"The image tower cannot start from `{name}` of type `{config.model_type}`: give a CLIP or ViT checkpoint "
-            "(undistilled DeiT is published as ViT; distilled DeiT has an extra token that this tower has no place for)."
+            "(undistilled DeiT is published as ViT; distilled DeiT has a token that this tower has no place for)."
         )
     weights["embeddings.class_embedding"] = weights["embeddings.class_embedding"].flatten()
     weights["embeddings.position_embedding"] = weights["embeddings.position_embedding"].reshape(
@@ -240,9 +240,9 @@ def _load_text(text: str | PreTrainedModel) -> tuple[PreTrainedConfig, Weights, 
     weights = encoder.state_dict()
     if not any(key.startswith("encoder.layer.0.attention.self.query") for key in weights):
         raise ValueError(
-            f"The text checkpoint `{name}` of type `{encoder.config.model_type}` has no BERT layers to split into text "
-            "tower and fusion encoder: give BERT, MiniLM, RoBERTa, XLM-R, CamemBERT or ELECTRA, or build the model "
-            "from a `SaclConfig` with any encoder as `text_config`."
+            f"The text checkpoint `{name}` of type `{encoder.config.model_type}` has no BERT layers to split into "
+            "text tower and fusion encoder: give BERT, MiniLM, RoBERTa, XLM-R, CamemBERT or ELECTRA, or build the "
+            "model from a `SaclConfig` with any encoder as `text_config`."
         )
     if encoder.config.is_decoder:
         raise ValueError(f"The text checkpoint `{name}` is a decoder; the text tower must be an encoder.")

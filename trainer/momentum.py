@@ -32,7 +32,8 @@ class MomentumTeacher:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Moves the teacher one step towards `model`; buffers are taken over as they are."""
-        ours, theirs = list(self.model.parameters()), [parameter.detach() for parameter in model.parameters()]
+        ours = [parameter.detach() for parameter in self.model.parameters()]
+        theirs = [parameter.detach() for parameter in model.parameters()]
         torch._foreach_lerp_(ours, theirs, 1 - self.momentum)
         for our_buffer, their_buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             our_buffer.copy_(their_buffer)
@@ -50,10 +51,10 @@ class MomentumTeacher:
             ValueError: if names or shapes are not those of the model.
         """
         parameters = dict(self.model.named_parameters())
-        if parameters.keys() != state.keys():
+        missing, unexpected = sorted(parameters.keys() - state.keys()), sorted(state.keys() - parameters.keys())
+        if missing or unexpected:
             raise ValueError(
-                "The saved momentum teacher is not of this model: missing "
-                f"{sorted(parameters.keys() - state.keys())[:5]}, unexpected {sorted(state.keys() - parameters.keys())[:5]}."
+                f"The saved momentum teacher is not of this model: missing {missing[:5]}, unexpected {unexpected[:5]}."
             )
         for name, parameter in parameters.items():
             if parameter.shape != state[name].shape:
@@ -61,4 +62,5 @@ class MomentumTeacher:
                     f"The saved momentum teacher's `{name}` has shape {tuple(state[name].shape)}, the model's "
                     f"{tuple(parameter.shape)}."
                 )
+        for name, parameter in parameters.items():
             parameter.copy_(state[name])

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 
 
-class QueuedFeatures(NamedTuple):
+class PairFeatures(NamedTuple):
     """
-    What a queue holds: embeddings of shape `(filled, dim)`, L2-normalised and without gradient, and the pair ids of
-    shape `(filled,)` by which an anchor recognises itself.
+    Embeddings of pairs, of shape `(num_pairs, dim)` and L2-normalised, and the pair ids of shape `(num_pairs,)` by
+    which an anchor recognises itself among them.
     """
 
     image_embeds: torch.Tensor
@@ -39,7 +39,7 @@ class FeatureQueue:
         if size < 1:
             raise ValueError(f"A queue holds at least one pair, got `size={size}`.")
         self.size = size
-        self._rows: QueuedFeatures | None = None
+        self._rows: PairFeatures | None = None
         self._next = 0
         self._filled = 0
 
@@ -49,14 +49,14 @@ class FeatureQueue:
     @torch.no_grad()
     def enqueue(self, image_embeds: torch.Tensor, text_embeds: torch.Tensor, pair_ids: torch.Tensor) -> None:
         """Adds the pairs of a batch, over the oldest. Of a batch larger than the queue, the last pairs stay."""
-        new = QueuedFeatures(image_embeds.detach(), text_embeds.detach(), pair_ids)
+        new = PairFeatures(image_embeds.detach(), text_embeds.detach(), pair_ids)
         if not len(image_embeds) == len(text_embeds) == len(pair_ids):
             raise ValueError(
                 f"A batch has as many images as texts and pair ids, got {[len(tensor) for tensor in new]}."
             )
-        new = QueuedFeatures(*(tensor[-self.size :] for tensor in new))
+        new = PairFeatures(*(tensor[-self.size :] for tensor in new))
         if self._rows is None:
-            self._rows = QueuedFeatures(*(tensor.new_zeros(self.size, *tensor.shape[1:]) for tensor in new))
+            self._rows = PairFeatures(*(tensor.new_zeros(self.size, *tensor.shape[1:]) for tensor in new))
         count = len(new.pair_ids)
         positions = (self._next + torch.arange(count, device=new.pair_ids.device)) % self.size
         for rows, tensor in zip(self._rows, new, strict=True):
@@ -64,11 +64,11 @@ class FeatureQueue:
         self._next = (self._next + count) % self.size
         self._filled = min(self.size, self._filled + count)
 
-    def features(self) -> QueuedFeatures | None:
+    def features(self) -> PairFeatures | None:
         """The filled part of the queue, or `None` while it is empty."""
-        if self._rows is None:
+        if self._rows is None or self._filled == 0:
             return None
-        return QueuedFeatures(*(tensor[: self._filled] for tensor in self._rows))
+        return PairFeatures(*(tensor[: self._filled] for tensor in self._rows))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The filled rows as they lie, and where the next one goes."""
@@ -82,10 +82,10 @@ class FeatureQueue:
         self._rows, self._next, self._filled = None, 0, 0
         if not state:
             return
-        rows = QueuedFeatures(state["image_embeds"], state["text_embeds"], state["pair_ids"])
+        rows = PairFeatures(state["image_embeds"], state["text_embeds"], state["pair_ids"])
         next_row, saved_size = int(state["next"]), int(state["size"])
         if saved_size != self.size and len(rows.pair_ids) == saved_size:
-            rows = QueuedFeatures(*(tensor.roll(-next_row, dims=0) for tensor in rows))
+            rows = PairFeatures(*(tensor.roll(-next_row, dims=0) for tensor in rows))
         self.enqueue(*rows)
         if saved_size == self.size:
             self._next = next_row

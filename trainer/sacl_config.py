@@ -129,8 +129,8 @@ class SaclTrainingArguments(TrainingArguments):
             raise ValueError(f"`objective` must be one of {', '.join(OBJECTIVES)}; got {self.objective!r}.")
         if self.momentum is None and OBJECTIVES[self.objective].needs_teacher:
             raise ValueError(
-                f"The objective {self.objective!r} takes its targets from the momentum teacher: set `momentum` (ALBEF: "
-                "0.995)."
+                f"The objective {self.objective!r} takes its targets from the momentum teacher: set `momentum` "
+                "(ALBEF: 0.995)."
             )
         if self.remove_unused_columns:
             raise ValueError("`remove_unused_columns` must be False: the collator reads the raw columns.")

@@ -32,7 +32,7 @@ from .distributed import gather
 from .evaluation import Relevance, evaluate_retrieval
 from .momentum import MomentumTeacher
 from .objectives import OBJECTIVES, ContrastiveBatch, distillation_loss
-from .queue import FeatureQueue
+from .queue import FeatureQueue, PairFeatures
 from .sacl_config import SaclTrainingArguments
 
 
@@ -54,8 +54,8 @@ class SaclTrainer(Trainer):
         args ([`SaclTrainingArguments`], *optional*):
             Defaults to `SaclTrainingArguments(output_dir="tmp_trainer")`.
         data_collator ([`PairCollator`], *optional*):
-            Makes batches of pairs. Defaults to a [`PairCollator`] with the processor and train-time augmentation. If it
-            has a method `for_evaluation`, evaluation uses what that returns.
+            Makes batches of pairs. Defaults to a [`PairCollator`] with the processor and train-time augmentation. If
+            it has a method `for_evaluation`, evaluation uses what that returns.
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
             Pairs with the columns `image`, `caption` or `captions`, and optionally `pair_id` (see [`load_pairs`]).
         eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*):
@@ -66,8 +66,8 @@ class SaclTrainer(Trainer):
             Makes, for an evaluation dataset, the graded relevance of its images and texts that nDCG counts. Without it
             a text is relevant to the images of its own pair.
         compute_metrics (`Callable`, *optional*):
-            Further metrics from a [`EvalPrediction`] with `(image_embeds, text_embeds)` as predictions and the pair ids
-            as labels. Retrieval metrics come without it.
+            Further metrics from an [`EvalPrediction`] with `(image_embeds, text_embeds)` as predictions and the pair
+            ids as labels. Retrieval metrics come without it.
         callbacks (`list[TrainerCallback]`, *optional*).
         optimizers (`tuple`, *optional*, defaults to `(None, None)`):
             An optimiser and a scheduler, instead of those that the arguments describe.
@@ -97,6 +97,7 @@ class SaclTrainer(Trainer):
     _name = "SACL"
     # Every loss here is a mean over its batch, so gradient accumulation has to divide it.
     loss_is_scaled_for_ga = False
+    data_collator: Callable[[list[dict]], dict[str, torch.Tensor]]
 
     def __init__(
         self,
@@ -120,8 +121,8 @@ class SaclTrainer(Trainer):
         if data_collator is None:
             if processing_class is None:
                 raise ValueError(
-                    "Pass the model's processor as `processing_class`, or a `data_collator`: without either, images and "
-                    "captions cannot become a batch."
+                    "Pass the model's processor as `processing_class`, or a `data_collator`: without either, images "
+                    "and captions cannot become a batch."
                 )
             data_collator = self._default_collator(processing_class, args)
         super().__init__(
@@ -187,6 +188,9 @@ class SaclTrainer(Trainer):
     def _ask_teacher(self, inputs: dict[str, torch.Tensor]) -> ModelOutput | None:
         if self.teacher is None:
             return None
+        if self._distillation_weight() == 0:
+            # Only its embeddings are of use.
+            inputs = {name: value for name, value in inputs.items() if not name.startswith("mlm_")}
         return self.teacher(**self._model_inputs(inputs, with_itm=False))
 
     def _ask_model(
@@ -213,26 +217,16 @@ class SaclTrainer(Trainer):
         self, outputs: ModelOutput, teacher_outputs: ModelOutput | None, pair_ids: torch.Tensor
     ) -> ContrastiveBatch:
         """Anchors of this process; candidates of all processes, then of the queue; positives by pair id."""
+        queued = self.queue.features() if self.queue is not None and self.model.training else None
         image_embeds, text_embeds = _normalized(outputs)
-        candidates = [gather(image_embeds), gather(text_embeds), gather(pair_ids)]
-        teacher_candidates = None
+        candidate_images, candidate_texts, candidate_pair_ids = _candidates(
+            PairFeatures(image_embeds, text_embeds, pair_ids), queued
+        )
+        teacher_similarity = None
         if teacher_outputs is not None:
             teacher_images, teacher_texts = _normalized(teacher_outputs)
-            teacher_candidates = [gather(teacher_images), gather(teacher_texts)]
-        queued = self.queue.features() if self.queue is not None and self.model.training else None
-        if queued is not None:
-            candidates = [torch.cat([ours, theirs.to(ours.dtype)]) for ours, theirs in zip(candidates, queued)]
-            if teacher_candidates is not None:
-                teacher_candidates = [
-                    torch.cat([ours, theirs.to(ours.dtype)]) for ours, theirs in zip(teacher_candidates, queued)
-                ]
-        candidate_images, candidate_texts, candidate_pair_ids = candidates
-        teacher_similarity = None
-        if teacher_candidates is not None:
-            teacher_similarity = (
-                contrastive_logits(teacher_images, teacher_candidates[1]),
-                contrastive_logits(teacher_texts, teacher_candidates[0]),
-            )
+            images, texts, _ = _candidates(PairFeatures(teacher_images, teacher_texts, pair_ids), queued)
+            teacher_similarity = (contrastive_logits(teacher_images, texts), contrastive_logits(teacher_texts, images))
         return ContrastiveBatch(
             image_embeds=image_embeds,
             text_embeds=text_embeds,
@@ -328,7 +322,7 @@ class SaclTrainer(Trainer):
         vision = {id(parameter) for name, parameter in named if "vision_model." in name}
         if not vision:
             raise ValueError(
-                f"`vision_learning_rate` is set, but `{type(self.model).__name__}` has no `vision_model`; leave it unset."
+                f"`vision_learning_rate` is set, but `{type(self.model).__name__}` has no `vision_model`."
             )
         for group in list(optimizer.param_groups):
             ours = [parameter for parameter in group["params"] if id(parameter) in vision]
@@ -376,9 +370,9 @@ class SaclTrainer(Trainer):
         if broken:
             raise FloatingPointError(
                 f"At step {self.state.global_step} {' and '.join(broken)} is not finite "
-                f"({', '.join(f'{name} = {value.item()}' for name, value in losses.items())}). Nothing was updated with "
-                f"this batch; its pairs are {pair_ids.tolist()[:32]}. Look at their images and captions for NaN or inf; "
-                "if they are sound, lower the learning rate or raise `min_temperature`."
+                f"({', '.join(f'{name} = {value.item()}' for name, value in losses.items())}). Nothing was updated "
+                f"with this batch; its pairs are {pair_ids.tolist()[:32]}. Look at their images and captions for NaN "
+                "or inf; if they are sound, lower the learning rate or raise `min_temperature`."
             )
 
     # --------------------------------------------------------------------------------------------- evaluation
@@ -407,7 +401,7 @@ class SaclTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None, torch.Tensor | None]:
-        """The loss of an evaluation batch; as predictions its `(image_embeds, text_embeds)`, as labels the pair ids."""
+        """The loss of an evaluation batch; as predictions `(image_embeds, text_embeds)`, as labels the pair ids."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
@@ -433,9 +427,7 @@ class SaclTrainer(Trainer):
 
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix: str = "eval", **kwargs):
         """[`Trainer.evaluation_loop`], with every component of the loss and the retrieval metrics beside the loss."""
-        output = super().evaluation_loop(
-            dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs
-        )
+        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         metrics = self._drain("eval")
         if description == "Evaluation" and self.processing_class is not None:
             dataset = with_pair_ids(self._retrieval_dataset)
@@ -485,7 +477,9 @@ class SaclTrainer(Trainer):
             ) from error
         for prefix, part in {"teacher": self.teacher, "queue": self.queue}.items():
             if part is not None:
-                own = {name.removeprefix(f"{prefix}."): t for name, t in state.items() if name.startswith(f"{prefix}.")}
+                own = {
+                    name.removeprefix(f"{prefix}."): t for name, t in state.items() if name.startswith(f"{prefix}.")
+                }
                 part.load_state_dict(own)
 
 
@@ -497,6 +491,14 @@ class _AfterOptimizerStep(TrainerCallback):
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         self.trainer.after_optimizer_step()
+
+
+def _candidates(batch: PairFeatures, queued: PairFeatures | None) -> PairFeatures:
+    """The features of the global batch, followed by the queue's."""
+    gathered = PairFeatures(*(gather(tensor) for tensor in batch))
+    if queued is None:
+        return gathered
+    return PairFeatures(*(torch.cat([ours, old.to(ours.dtype)]) for ours, old in zip(gathered, queued, strict=True)))
 
 
 def _normalized(outputs: ModelOutput) -> tuple[torch.Tensor, torch.Tensor]:

@@ -783,6 +783,17 @@ class TestEmbedPairs:
         model, _ = self.embed([{"image": random_image(0), "caption": "a cat"}], processor=processor)
         assert model.texts[0][1].tolist() == [[1, 1, 1, 1]]
 
+    @pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
+    def test_images_of_every_mode_become_rgb(self, mode):
+        # Image processors of plain vision models do not convert.
+        image_processor = CLIPImageProcessor(
+            size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, do_convert_rgb=False
+        )
+        processor = CLIPProcessor(image_processor=image_processor, tokenizer=tiny_tokenizer())
+        rows = [{"image": random_image(0, mode), "caption": "a"}, {"image": random_image(1), "caption": "a"}]
+        model, _ = self.embed(rows, processor=processor)
+        assert model.images[0].shape == (2, 3, 16, 16)
+
     def test_captions_are_padded_to_the_longest_and_masked(self, processor):
         rows = [{"image": random_image(0), "captions": ["a cat", "a big red cat sleeps"]}]
         model, _ = self.embed(rows, processor=processor)
@@ -804,6 +815,8 @@ class TestEmbedPairs:
         rows = [{"image": random_image(0), "caption": "a cat " * 30}, {"image": random_image(1), "caption": "a"}]
         model, _ = self.embed(rows, processor=processor)
         assert model.texts[0][0].shape == (2, 9)
+        model, _ = self.embed(rows[1:], processor=processor)
+        assert model.texts[0][0].shape == (1, 9)
         model, _ = self.embed(rows, processor=processor, max_length=6)
         assert model.texts[0][0].shape == (2, 6)
 

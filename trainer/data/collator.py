@@ -135,7 +135,8 @@ class PairCollator:
                 "Set one first, for instance `tokenizer.pad_token = tokenizer.eos_token`."
             )
         self._image_size = None if self.image_transform is None else self._processed_size()
-        self._special_ids = torch.tensor(sorted(set(tokenizer.all_special_ids)), dtype=torch.int64)
+        special = {token for token in tokenizer.all_special_ids if token is not None}
+        self._special_ids = torch.tensor(sorted(special), dtype=torch.int64)
         if self.mlm_probability:
             if tokenizer.mask_token_id is None:
                 raise ValueError(
@@ -143,7 +144,7 @@ class PairCollator:
                     "`mlm_probability=0` (and the weight of that loss to 0), or take a tokenizer that has one, such "
                     "as BERT's."
                 )
-            ordinary = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
+            ordinary = set(tokenizer.get_vocab().values()) - special
             self._ordinary_ids = torch.tensor(sorted(ordinary), dtype=torch.int64)
 
     def for_training(self, **augmentation: Any) -> "PairCollator":
@@ -158,13 +159,13 @@ class PairCollator:
             [`PairCollator`]: A copy with counts of its own.
 
         Raises:
-            ValueError: if the image processor keeps the shape of each image, so that no one size can be given.
+            ValueError: The image processor keeps the shape of each image, so that no one size can be given.
         """
         size = self._processed_size()
         if size is None:
             raise ValueError(
-                f"{type(self.processor.image_processor).__name__} gives images of different shapes; set it to one size, "
-                "or pass an `image_transform` of your own."
+                f"{type(self.processor.image_processor).__name__} gives images of different shapes; set it to one "
+                "size, or pass an `image_transform` of your own."
             )
         return replace(self, image_transform=pair_augmentation(size, **augmentation))
 

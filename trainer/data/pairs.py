@@ -87,7 +87,7 @@ def pair_ids_tensor(ids: Iterable[Any]) -> torch.Tensor:
     >>> from trainer.data import pair_ids_tensor
 
     >>> pair_ids_tensor([7, "000000391895"])
-    tensor([                  7, 5126043462287880466])
+    tensor([                  7, 2181188226364411839])
     ```
     """
     numbers = []
@@ -373,6 +373,8 @@ class _Layout:
             pair_id_column = "pair_id"
         if pair_id_column is not None and pair_id_column not in features:
             raise ValueError(f"`pair_id_column` names {pair_id_column!r}, which is not among the columns {listing}.")
+        if image_column == pair_id_column:
+            raise ValueError(f"The column {image_column!r} cannot be the image and the pair id as well.")
         if pair_id_column is not None and not _is_pair_id(features[pair_id_column]):
             raise ValueError(
                 f"Pair ids have to be integers or strings; the column `{pair_id_column}` holds "
@@ -380,8 +382,8 @@ class _Layout:
             )
         self.image = image_column
         self.captions = _find_caption_columns(features, caption_columns)
-        if image_column in (*self.captions, pair_id_column):
-            raise ValueError(f"The column {image_column!r} cannot be the image and something else as well.")
+        if image_column in self.captions:
+            raise ValueError(f"The column {image_column!r} cannot be the image and the caption as well.")
         self.pair_id = pair_id_column
         single = len(self.captions) == 1 and _is_text(features[self.captions[0]])
         self.caption_name = "caption" if single else "captions"
@@ -499,41 +501,58 @@ def _standard_dataset(dataset: Dataset, layout: _Layout, label: str) -> Dataset:
     return result.cast_column("image", layout.image_feature)
 
 
-def _standard_rows(batch: dict[str, list[Any]], layout: _Layout, label: str) -> dict[str, list[Any]]:
-    """The same for a few rows of a stream."""
-    result: dict[str, list[Any]] = {name: [] for name in layout.features}
-    for position in range(len(batch[layout.image])):
-        row = {name: values[position] for name, values in batch.items()}
-        image = row[layout.image]
-        captions = clean_captions(*(row[name] for name in layout.captions))
-        reason = None
+class _StandardRows:
+    """The same for a few rows of a stream at a time. Says once of each reason that it leaves rows out."""
+
+    def __init__(self, layout: _Layout, label: str):
+        self.layout = layout
+        self.label = label
+        self.reported: set[str] = set()
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        result: dict[str, list[Any]] = {name: [] for name in self.layout.features}
+        for values in zip(*batch.values(), strict=True):
+            row = dict(zip(batch, values, strict=True))
+            captions = clean_captions(*(row[name] for name in self.layout.captions))
+            reason = self._problem(row, captions)
+            if reason is None:
+                for name, value in self._standard(row, captions).items():
+                    result[name].append(value)
+            elif reason not in self.reported:
+                self.reported.add(reason)
+                logger.warning(f"{self.label}: rows with {reason} are left out as they are met.")
+        return result
+
+    def _problem(self, row: dict[str, Any], captions: list[str]) -> str | None:
+        image = row[self.layout.image]
         if image is None or (isinstance(image, Mapping) and image.get("bytes") is None and image.get("path") is None):
-            reason = NO_IMAGE
-        elif not captions:
-            reason = NO_CAPTION
-        elif layout.pair_id is not None and row[layout.pair_id] is None:
-            reason = NO_PAIR_ID
-        if reason is not None:
-            logger.warning_once(f"{label}: rows with {reason} are left out while it is streamed.")
-            continue
-        standard = {"image": image, layout.caption_name: captions}
-        standard["pair_id"] = content_pair_id(standard | {"captions": captions, "caption": None})
-        if layout.pair_id is not None:
-            standard["pair_id"] = row[layout.pair_id]
-        if layout.caption_name == "caption":
-            standard["caption"] = captions[0]
-        for name in layout.keep:
-            standard[name] = row[name]
-        for name, value in standard.items():
-            result[name].append(value)
-    return result
+            return NO_IMAGE
+        if not captions:
+            return NO_CAPTION
+        if self.layout.pair_id is not None and row[self.layout.pair_id] is None:
+            return NO_PAIR_ID
+        return None
+
+    def _standard(self, row: dict[str, Any], captions: list[str]) -> dict[str, Any]:
+        image = row[self.layout.image]
+        identifier = (
+            content_pair_id({"image": image, "captions": captions})
+            if self.layout.pair_id is None
+            else row[self.layout.pair_id]
+        )
+        return {
+            "image": image,
+            self.layout.caption_name: captions[0] if self.layout.caption_name == "caption" else captions,
+            "pair_id": identifier,
+            **{name: row[name] for name in self.layout.keep},
+        }
 
 
 def _standard_stream(dataset: IterableDataset, layout: _Layout, features: Features, label: str) -> IterableDataset:
     if dataset.features is None:
         dataset = dataset.cast(features)
     stream = _undecoded_column(dataset, layout.image).map(
-        partial(_standard_rows, layout=layout, label=label),
+        _StandardRows(layout, label),
         batched=True,
         batch_size=16,
         remove_columns=list(features),

@@ -31,10 +31,11 @@ class AlbefObjective(ContrastiveObjective):
     def get_targets(self, batch: ContrastiveBatch) -> BothDirections | None:
         if batch.teacher_similarity is None:
             raise ValueError(f"The objective `{self.name}` takes its targets from a momentum teacher; there is none.")
-        positives = batch.positive_mask / batch.positive_mask.sum(dim=-1, keepdim=True).clamp(min=1)
+        positives = batch.positive_mask.to(batch.teacher_similarity[0].dtype)
+        positives = positives / positives.sum(dim=-1, keepdim=True).clamp(min=1)
         share = batch.distillation_weight
         image_to_text, text_to_image = (
-            share * (batch.logit_scale.detach() * similarity).softmax(dim=-1) + (1 - share) * positives
+            share * (batch.logit_scale * similarity).detach().softmax(dim=-1) + (1 - share) * positives
             for similarity in batch.teacher_similarity
         )
         return image_to_text, text_to_image
@@ -43,14 +44,23 @@ class AlbefObjective(ContrastiveObjective):
 class DistilledSaclObjective(AlbefObjective, SaclObjective):
     r"""
     SACL's weights with ALBEF's targets: the regulated contrastive loss inside the base model of the paper, with its
-    momentum distillation left in place. See [`SaclObjective`] and [`AlbefObjective`].
+    momentum distillation left in place.
+
+        L_i = - sum_j target_ij * log( w_ij f_ij / sum_k w_ik f_ik ),    f = exp(cos / temperature)
+
+    with `w` as in [`SaclObjective`] (1 at the positives) and `target` as in [`AlbefObjective`].
+
+    Source: Jiang et al., ACL 2023 ([arXiv 2305.04474](https://huggingface.co/papers/2305.04474)); Li et al., NeurIPS
+    2021 ([arXiv 2107.07651](https://huggingface.co/papers/2107.07651)).
     """
 
     name = "sacl_distilled"
     citation = SaclObjective.citation + "\n" + AlbefObjective.citation
 
 
-def distillation_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def distillation_loss(
+    student_logits: torch.Tensor, teacher_logits: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
     r"""
     Cross-entropy of a student with its teacher's distribution, over the positions that have a label: the momentum
     distillation of masked language modeling.

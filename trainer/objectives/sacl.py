@@ -49,9 +49,7 @@ class SaclObjective(ContrastiveObjective):
 
     def get_log_weights(self, batch: ContrastiveBatch) -> BothDirections | None:
         image_to_text, text_to_image = (
-            log_regulation_weights(
-                similarity, strength=batch.regulation_strength, negative_mask=~batch.positive_mask
-            )
+            log_regulation_weights(similarity, strength=batch.regulation_strength, negative_mask=~batch.positive_mask)
             for similarity in batch.similarity()
         )
         if self.filter_threshold is None:
@@ -63,17 +61,22 @@ class SaclObjective(ContrastiveObjective):
 
     @torch.no_grad()
     def get_metrics(self, batch: ContrastiveBatch, log_weights: BothDirections | None) -> dict[str, torch.Tensor]:
-        """Mean, minimum and 5th percentile of the negatives' weights, and the share of negatives removed."""
+        """
+        Mean, minimum and 5th percentile of the negatives' weights, and the share of negatives removed; NaN, undefined,
+        for a batch without a negative.
+        """
         assert log_weights is not None
         both = torch.stack(log_weights)
         negatives = (~batch.positive_mask).expand_as(both)
         weights = both.exp()
-        count = negatives.sum().clamp(min=1)
+        count = negatives.sum()
         step = -(-weights.numel() // _PERCENTILE_SAMPLE)
         sample = torch.where(negatives, weights, torch.nan).flatten()[::step]
         metrics = {
             "regulation_weight_mean": torch.where(negatives, weights, 0.0).sum() / count,
-            "regulation_weight_min": torch.where(negatives, weights, torch.inf).amin(),
+            "regulation_weight_min": torch.where(
+                count > 0, torch.where(negatives, weights, torch.inf).amin(), torch.nan
+            ),
             "regulation_weight_p5": sample.nanquantile(0.05),
             "regulation_strength": torch.tensor(float(batch.regulation_strength)),
         }

@@ -1,0 +1,324 @@
+# Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""The objectives against their formulas, written as loops over numbers with gradients derived by hand."""
+
+import json
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from trainer.objectives import (
+    OBJECTIVES,
+    AlbefObjective,
+    ContrastiveBatch,
+    ContrastiveObjective,
+    DistilledSaclObjective,
+    InfoNCEObjective,
+    SaclObjective,
+    distillation_loss,
+)
+
+
+SETTINGS = {
+    "infonce": InfoNCEObjective(),
+    "sacl": SaclObjective(),
+    "sacl, filtered": SaclObjective(filter_threshold=0.9),
+    "albef": AlbefObjective(),
+    "sacl_distilled": DistilledSaclObjective(),
+    "sacl_distilled, filtered": DistilledSaclObjective(filter_threshold=0.9),
+}
+
+
+def unit(*shape, generator):
+    return nn.functional.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
+
+
+def make_batch(batch_size=5, queued=6, dim=3, teacher=True, strength=1.7, share=0.3, dtype=torch.float64, seed=0):
+    """A batch and a queue, in which pair ids repeat: within the batch, and between batch and queue."""
+    generator = torch.Generator().manual_seed(seed)
+    images, texts, image_queue, text_queue = (
+        unit(size, dim, generator=generator).to(dtype) for size in (batch_size, batch_size, queued, queued)
+    )
+    pair_ids = torch.randint(batch_size + queued, (batch_size + queued,), generator=generator)
+    pair_ids[1] = pair_ids[0]
+    if queued:
+        pair_ids[-1] = pair_ids[2]
+    similarity = None
+    if teacher:
+        similarity = tuple(
+            (unit(batch_size, dim, generator=generator) @ unit(batch_size + queued, dim, generator=generator).T).to(
+                dtype
+            )
+            for _ in range(2)
+        )
+    leaves = SimpleNamespace(
+        images=images.requires_grad_(),
+        texts=texts.requires_grad_(),
+        logit_scale=torch.tensor(4.0, dtype=dtype, requires_grad=True),
+    )
+    batch = ContrastiveBatch(
+        image_embeds=leaves.images,
+        text_embeds=leaves.texts,
+        candidate_image_embeds=torch.cat([leaves.images, image_queue]),
+        candidate_text_embeds=torch.cat([leaves.texts, text_queue]),
+        positive_mask=pair_ids[:batch_size, None] == pair_ids[None, :],
+        logit_scale=leaves.logit_scale,
+        teacher_similarity=similarity,
+        regulation_strength=strength,
+        distillation_weight=share,
+    )
+    return batch, leaves
+
+
+def cosine(left, right):
+    return math.fsum(a * b for a, b in zip(left, right, strict=True))
+
+
+def reference(batch, *, regulated, distilled, filter_threshold=None):
+    """The loss, and its gradients with respect to images, texts and the scale: numbers and loops, no autograd."""
+    images, texts = batch.image_embeds.tolist(), batch.text_embeds.tolist()
+    candidate_images, candidate_texts = batch.candidate_image_embeds.tolist(), batch.candidate_text_embeds.tolist()
+    positives, scale = batch.positive_mask.tolist(), batch.logit_scale.item()
+    size, width, dim = len(images), len(candidate_images), len(images[0])
+    gradients = {name: [[0.0] * dim for _ in range(size)] for name in ("images", "texts")}
+    total, scale_gradient = 0.0, 0.0
+    for direction, (anchors, candidates, anchor_side, candidate_side) in enumerate(
+        ((images, candidate_texts, "images", "texts"), (texts, candidate_images, "texts", "images"))
+    ):
+        for i in range(size):
+            cosines = [cosine(anchors[i], candidate) for candidate in candidates]
+            similarity = cosines
+            if batch.teacher_similarity is not None:
+                similarity = batch.teacher_similarity[direction][i].tolist()
+            weights = [1.0] * width
+            if regulated:
+                negatives = [j for j in range(width) if not positives[i][j]]
+                raw = {j: math.exp(similarity[j]) ** -batch.regulation_strength for j in negatives}
+                mean = math.fsum(raw.values()) / len(raw)
+                for j in negatives:
+                    weights[j] = raw[j] / mean
+                    if filter_threshold is not None:
+                        weights[j] = 0.0 if weights[j] < filter_threshold else 1.0
+            targets = [float(positive) / sum(positives[i]) for positive in positives[i]]
+            if distilled:
+                softened = [math.exp(scale * value) for value in similarity]
+                share = batch.distillation_weight
+                targets = [
+                    share * soft / math.fsum(softened) + (1 - share) * hard
+                    for soft, hard in zip(softened, targets, strict=True)
+                ]
+            targets = [target if weight > 0 else 0.0 for target, weight in zip(targets, weights, strict=True)]
+            scores = [weight * math.exp(scale * value) for weight, value in zip(weights, cosines, strict=True)]
+            chances = [score / math.fsum(scores) for score in scores]
+            total -= math.fsum(t * math.log(p) for t, p in zip(targets, chances, strict=True) if t > 0)
+            for j in range(width):
+                # d loss_i / d logit_j, averaged over the anchors and both directions
+                slope = (chances[j] * math.fsum(targets) - targets[j]) / size / 2
+                scale_gradient += slope * cosines[j]
+                for d in range(dim):
+                    gradients[anchor_side][i][d] += slope * scale * candidates[j][d]
+                    if j < size:
+                        gradients[candidate_side][j][d] += slope * scale * anchors[i][d]
+    return total / size / 2, gradients["images"], gradients["texts"], scale_gradient
+
+
+class TestFormulas:
+    @pytest.mark.parametrize("seed", range(3))
+    @pytest.mark.parametrize("queued", [0, 6])
+    @pytest.mark.parametrize("teacher", [True, False])
+    @pytest.mark.parametrize("setting", SETTINGS)
+    def test_loss_and_gradients_are_those_of_the_formula(self, setting, teacher, queued, seed):
+        objective = SETTINGS[setting]
+        if objective.needs_teacher and not teacher:
+            pytest.skip("has no meaning without a teacher")
+        batch, leaves = make_batch(queued=queued, teacher=teacher, seed=seed)
+        loss, images, texts, scale = reference(
+            batch,
+            regulated="sacl" in setting,
+            distilled=objective.needs_teacher,
+            filter_threshold=getattr(objective, "filter_threshold", None),
+        )
+        output = objective(batch)
+        assert list(output.losses) == ["itc_loss"]
+        output.losses["itc_loss"].backward()
+        assert output.losses["itc_loss"].item() == pytest.approx(loss, abs=1e-10, rel=0)
+        np.testing.assert_allclose(leaves.images.grad, images, atol=1e-9, rtol=0)
+        np.testing.assert_allclose(leaves.texts.grad, texts, atol=1e-9, rtol=0)
+        assert leaves.logit_scale.grad.item() == pytest.approx(scale, abs=1e-9, rel=0)
+
+    @pytest.mark.parametrize("setting", SETTINGS)
+    def test_queue_and_teacher_get_no_gradient(self, setting):
+        batch, _ = make_batch()
+        teacher = tuple(similarity.requires_grad_() for similarity in batch.teacher_similarity)
+        (SETTINGS[setting](replace(batch, teacher_similarity=teacher)).losses["itc_loss"]).backward()
+        assert teacher[0].grad is None and teacher[1].grad is None
+
+    @pytest.mark.parametrize("setting", SETTINGS)
+    def test_half_precision_is_computed_in_float32(self, setting):
+        batch, _ = make_batch(dtype=torch.bfloat16)
+        exact = {
+            name: value.detach().float()
+            for name, value in vars(batch).items()
+            if isinstance(value, torch.Tensor) and value.is_floating_point()
+        }
+        exact["teacher_similarity"] = tuple(similarity.float() for similarity in batch.teacher_similarity)
+        loss = SETTINGS[setting](batch).losses["itc_loss"]
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, SETTINGS[setting](replace(batch, **exact)).losses["itc_loss"])
+
+
+class TestSacl:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("teacher", [True, False])
+    def test_strength_zero_is_infonce_bit_for_bit(self, teacher, dtype):
+        results = []
+        for objective in (SaclObjective(), InfoNCEObjective()):
+            batch, leaves = make_batch(batch_size=32, queued=16, dim=8, teacher=teacher, strength=0.0, dtype=dtype)
+            loss = objective(batch).losses["itc_loss"]
+            loss.backward()
+            results.append((loss, leaves.images.grad, leaves.texts.grad, leaves.logit_scale.grad))
+        assert all(torch.equal(regulated, plain) for regulated, plain in zip(*results, strict=True))
+
+    @pytest.mark.parametrize("teacher", [True, False])
+    def test_metrics_are_those_of_the_weights(self, teacher):
+        batch, _ = make_batch(batch_size=7, queued=9, teacher=teacher)
+        weights = []
+        for similarity in batch.similarity():
+            for cosines, positives in zip(similarity.tolist(), batch.positive_mask.tolist(), strict=True):
+                row = [
+                    math.exp(-1.7 * value) for value, positive in zip(cosines, positives, strict=True) if not positive
+                ]
+                weights += [value / np.mean(row) for value in row]
+        metrics = SaclObjective()(batch).metrics
+        assert metrics["regulation_weight_mean"].item() == pytest.approx(1.0, abs=1e-10)
+        assert metrics["regulation_weight_mean"].item() == pytest.approx(np.mean(weights), abs=1e-10)
+        assert metrics["regulation_weight_min"].item() == pytest.approx(min(weights), abs=1e-10)
+        assert metrics["regulation_weight_p5"].item() == pytest.approx(np.percentile(weights, 5), abs=1e-10)
+        assert metrics["regulation_strength"].item() == pytest.approx(1.7)
+        assert all(not value.requires_grad and value.dim() == 0 for value in metrics.values())
+
+    def test_percentile_of_very_many_weights_is_sampled(self):
+        batch, _ = make_batch(batch_size=200, queued=301, dim=8)  # 200,400 weights
+        metrics = SaclObjective()(batch).metrics
+        weights = torch.cat([w.exp()[~batch.positive_mask] for w in SaclObjective().get_log_weights(batch)])
+        assert metrics["regulation_weight_p5"].item() == pytest.approx(np.percentile(weights, 5), rel=0.02)
+
+    def test_filter_removes_what_is_under_the_threshold(self):
+        batch, _ = make_batch(batch_size=7, queued=9)
+        negatives = ~batch.positive_mask
+        weights = [w.exp() for w in SaclObjective().get_log_weights(batch)]
+        filtered = SaclObjective(filter_threshold=0.8)
+        for weight, kept in zip(weights, filtered.get_log_weights(batch), strict=True):
+            assert torch.equal((kept == -torch.inf), (weight < 0.8) & negatives)
+            assert set(kept[negatives].unique().tolist()) == {-torch.inf, 0.0}
+            assert not kept[~negatives].any()
+        share = torch.stack([(weight < 0.8)[negatives].double().mean() for weight in weights]).mean()
+        assert filtered(batch).metrics["filtered_negatives"].item() == pytest.approx(share.item(), abs=1e-6)
+
+    @pytest.mark.parametrize("objective", [SaclObjective(), SaclObjective(filter_threshold=0.5)])
+    def test_without_a_negative_metrics_are_undefined_and_the_loss_is_not(self, objective):
+        batch, _ = make_batch(queued=0)
+        batch = replace(batch, positive_mask=torch.ones_like(batch.positive_mask))
+        output = objective(batch)
+        assert output.losses["itc_loss"].isfinite()
+        strength = output.metrics.pop("regulation_strength")
+        assert strength.item() == pytest.approx(1.7)
+        assert all(value.isnan() for value in output.metrics.values()), output.metrics
+
+
+class TestAlbef:
+    @pytest.mark.parametrize("objective", [AlbefObjective(), DistilledSaclObjective()])
+    def test_without_a_teacher_raises(self, objective):
+        batch, _ = make_batch(teacher=False)
+        with pytest.raises(ValueError, match=f"{objective.name}.*momentum teacher"):
+            objective(batch)
+
+    @pytest.mark.parametrize(
+        ("distilled", "plain"), [(AlbefObjective(), InfoNCEObjective()), (DistilledSaclObjective(), SaclObjective())]
+    )
+    def test_share_zero_has_the_hard_targets(self, distilled, plain):
+        batch, _ = make_batch(share=0.0)
+        torch.testing.assert_close(distilled(batch).losses["itc_loss"], plain(batch).losses["itc_loss"])
+
+    def test_share_one_is_the_teacher_alone(self):
+        batch, _ = make_batch(share=1.0)
+        for target, similarity in zip(AlbefObjective().get_targets(batch), batch.teacher_similarity, strict=True):
+            torch.testing.assert_close(target, (4.0 * similarity).softmax(dim=-1))
+
+    def test_targets_are_distributions(self):
+        batch, _ = make_batch()
+        for target in AlbefObjective().get_targets(batch):
+            assert (target > 0).all()
+            torch.testing.assert_close(target.sum(dim=-1), torch.ones(len(target), dtype=torch.float64))
+
+
+class TestDistillationLoss:
+    def test_is_the_cross_entropy_with_the_teacher_where_there_is_a_label(self):
+        generator = torch.Generator().manual_seed(0)
+        student, teacher = (torch.randn(3, 4, 7, generator=generator, dtype=torch.float64) for _ in range(2))
+        labels = torch.randint(7, (3, 4), generator=generator)
+        labels[0, 1] = labels[2, 3] = labels[1, 0] = -100
+        student.requires_grad_()
+        losses, gradient = [], np.zeros((3, 4, 7))
+        for row in range(3):
+            for column in range(4):
+                if labels[row, column] == -100:
+                    continue
+                ours, theirs = (
+                    [math.exp(value) for value in logits[row, column].tolist()] for logits in (student, teacher)
+                )
+                ours, theirs = [v / math.fsum(ours) for v in ours], [v / math.fsum(theirs) for v in theirs]
+                losses.append(-math.fsum(t * math.log(s) for s, t in zip(ours, theirs, strict=True)))
+                gradient[row, column] = np.array(ours) - np.array(theirs)
+        loss = distillation_loss(student, teacher.requires_grad_(), labels)
+        loss.backward()
+        assert loss.item() == pytest.approx(math.fsum(losses) / 9, abs=1e-10)
+        np.testing.assert_allclose(student.grad, gradient / 9, atol=1e-10)
+        assert teacher.grad is None
+
+    def test_without_labels_is_zero_with_gradient_zero(self):
+        student = torch.randn(2, 3, 5, requires_grad=True)
+        loss = distillation_loss(student, torch.randn(2, 3, 5), torch.full((2, 3), -100))
+        loss.backward()
+        assert loss.item() == 0.0
+        assert not student.grad.any()
+
+
+class TestSelfDescription:
+    def test_keys_are_the_names(self):
+        assert list(OBJECTIVES) == ["sacl", "infonce", "albef", "sacl_distilled"]
+        assert all(name == objective.name for name, objective in OBJECTIVES.items())
+
+    @pytest.mark.parametrize("name", OBJECTIVES)
+    def test_says_its_formula_and_its_source(self, name):
+        objective = OBJECTIVES[name]
+        docstring = vars(objective)["__doc__"]
+        formulas = [line for line in docstring.splitlines() if line.startswith("        ") and " = " in line]
+        assert formulas, "a docstring without a formula"
+        assert "Source: " in docstring and "arXiv" in docstring
+        assert objective.citation.startswith("@")
+        assert objective.citation.count("{") == objective.citation.count("}")
+        for entry in ("title", "author", "booktitle", "year"):
+            assert f"{entry} = " in objective.citation
+
+    @pytest.mark.parametrize("name", OBJECTIVES)
+    def test_settings_come_from_the_arguments_and_can_be_written_down(self, name):
+        objective = OBJECTIVES[name].from_arguments(SimpleNamespace(filter_threshold=0.25))
+        assert isinstance(objective, OBJECTIVES[name])
+        settings = json.loads(json.dumps(objective.get_config_dict()))
+        assert settings == ({"filter_threshold": 0.25} if "sacl" in name else {})
+
+    def test_an_objective_of_ones_own_overrides_a_seam(self):
+        class Sharpened(ContrastiveObjective):
+            def get_logits(self, batch):
+                return tuple(2 * logits for logits in super().get_logits(batch))
+
+        batch, _ = make_batch()
+        doubled = replace(batch, logit_scale=2 * batch.logit_scale)
+        torch.testing.assert_close(
+            Sharpened()(batch).losses["itc_loss"], InfoNCEObjective()(doubled).losses["itc_loss"]
+        )
