@@ -909,6 +909,11 @@ class SaclForPreTraining(SaclPreTrainedModel):
         logits = contrastive_logits(
             outputs.image_embeds.detach(), outputs.text_embeds.detach(), outputs.logit_scale.detach()
         )
+        if similarity is not None and similarity.shape != logits.shape:
+            raise ValueError(
+                f"`hard_negative_similarity` must have the shape (batch_size, batch_size) = {tuple(logits.shape)}, got "
+                f"{tuple(similarity.shape)}."
+            )
         cosines = logits / outputs.logit_scale.detach() if similarity is None else similarity
         negative_texts, image_has_negative = sample_hard_negatives(
             logits,

@@ -164,6 +164,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "itm_weight": (0, float("inf")),
     "mlm_weight": (0, float("inf")),
     "mlm_probability": (0, 1),
+    "vision_learning_rate": (0, float("inf")),
     "min_temperature": (1e-6, float("inf")),
     "max_temperature": (1e-6, float("inf")),
     "retrieval_chunk_size": (1, float("inf")),

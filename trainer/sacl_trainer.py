@@ -27,7 +27,7 @@ from transformers.utils import ModelOutput
 
 from modeling_sacl.loss_sacl import contrastive_logits, find_positives
 
-from .data import PairCollator, undecoded, with_pair_ids
+from .data import PairCollator, SeededPairs, undecoded, with_pair_ids
 from .distributed import gather
 from .evaluation import Relevance, evaluate_retrieval
 from .momentum import MomentumTeacher
@@ -146,7 +146,8 @@ class SaclTrainer(Trainer):
             "train": defaultdict(list),
             "eval": defaultdict(list),
         }
-        self.add_callback(_AfterOptimizerStep(self))
+        self._seeded_pairs: SeededPairs | None = None
+        self.add_callback(_TrainingEvents(self))
 
     def _default_collator(self, processor: ProcessorMixin, args: SaclTrainingArguments) -> PairCollator:
         plain = PairCollator(processor, mlm_probability=args.mlm_probability if self._masks_text(args) else 0.0)
@@ -285,6 +286,24 @@ class SaclTrainer(Trainer):
 
     def _distillation_weight(self) -> float:
         return self.args.distillation_weight * self._ramp(self.args.distillation_warmup)
+
+    # --------------------------------------------------------------------------------------------------- data
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        """The training data; each row with a seed of its own, so that resuming repeats augmentation and masks."""
+        dataset = self.train_dataset
+        if dataset is None or not hasattr(dataset, "__len__"):
+            return super().get_train_dataloader()
+        self.train_dataset = self._seeded_pairs = SeededPairs(dataset, self.args.data_seed or self.args.seed)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset = dataset
+
+    def start_epoch(self, epoch: int) -> None:
+        """Draws captions, augmentation and masks anew."""
+        if self._seeded_pairs is not None:
+            self._seeded_pairs.start_epoch(epoch)
 
     # ------------------------------------------------------------------------------------- after the optimiser
 
@@ -483,11 +502,14 @@ class SaclTrainer(Trainer):
                 part.load_state_dict(own)
 
 
-class _AfterOptimizerStep(TrainerCallback):
-    """Calls the trainer back when the optimiser has moved the model."""
+class _TrainingEvents(TrainerCallback):
+    """Calls the trainer back when an epoch begins and when the optimiser has moved the model."""
 
     def __init__(self, trainer: SaclTrainer):
         self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer.start_epoch(int(state.epoch or 0))
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         self.trainer.after_optimizer_step()

@@ -248,8 +248,8 @@ class ModelTests:
         model = stir(build(self.model_class, config)).train()
         expected_loss, expected_gradients = self.loss_and_gradients(model, inputs)
         expected_gradients = {name: value.clone() for name, value in expected_gradients.items()}
-        model.gradient_checkpointing_enable()
-        assert model.is_gradient_checkpointing
+        model.activation_checkpointing_enable()
+        assert model.is_activation_checkpointing
         calls = count_checkpoints(model)
         loss, gradients = self.loss_and_gradients(model, inputs)
         assert calls[0] > 0

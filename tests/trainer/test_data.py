@@ -133,8 +133,8 @@ class TestPairIds:
 
     def test_strings_are_stable_across_processes(self):
         # The function alone, because importing everything around it takes seconds.
-        hashing = inspect.getsource(pairs._hash_63_bits)
-        code = f"import hashlib\n{hashing}\nprint([_hash_63_bits(name.encode()) for name in ('000000391895', 'é')])"
+        hashing = inspect.getsource(pairs.hash_63_bits)
+        code = f"import hashlib\n{hashing}\nprint([hash_63_bits(name.encode()) for name in ('000000391895', 'é')])"
         environment = {**os.environ, "PYTHONHASHSEED": "12345", "PYTHONUTF8": "1"}
         output = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True

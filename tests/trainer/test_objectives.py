@@ -50,11 +50,11 @@ def make_batch(batch_size=5, queued=6, dim=3, teacher=True, strength=1.7, share=
     similarity = None
     if teacher:
         similarity = tuple(
-            (unit(batch_size, dim, generator=generator) @ unit(batch_size + queued, dim, generator=generator).T).to(
-                dtype
-            )
+            unit(batch_size, dim, generator=generator) @ unit(batch_size + queued, dim, generator=generator).T
             for _ in range(2)
         )
+        # Cosines are never in half precision.
+        similarity = tuple(cosines.to(torch.promote_types(dtype, torch.float32)) for cosines in similarity)
     leaves = SimpleNamespace(
         images=images.requires_grad_(),
         texts=texts.requires_grad_(),
@@ -129,12 +129,16 @@ def reference(batch, *, regulated, distilled, filter_threshold=None):
 class TestFormulas:
     @pytest.mark.parametrize("seed", range(3))
     @pytest.mark.parametrize("queued", [0, 6])
-    @pytest.mark.parametrize("teacher", [True, False])
-    @pytest.mark.parametrize("setting", SETTINGS)
+    @pytest.mark.parametrize(
+        ("setting", "teacher"),
+        [
+            (name, teacher)
+            for name, objective in SETTINGS.items()
+            for teacher in ((True,) if objective.needs_teacher else (True, False))
+        ],
+    )
     def test_loss_and_gradients_are_those_of_the_formula(self, setting, teacher, queued, seed):
         objective = SETTINGS[setting]
-        if objective.needs_teacher and not teacher:
-            pytest.skip("has no meaning without a teacher")
         batch, leaves = make_batch(queued=queued, teacher=teacher, seed=seed)
         loss, images, texts, scale = reference(
             batch,
@@ -165,7 +169,6 @@ class TestFormulas:
             for name, value in vars(batch).items()
             if isinstance(value, torch.Tensor) and value.is_floating_point()
         }
-        exact["teacher_similarity"] = tuple(similarity.float() for similarity in batch.teacher_similarity)
         loss = SETTINGS[setting](batch).losses["itc_loss"]
         assert loss.dtype == torch.float32
         torch.testing.assert_close(loss, SETTINGS[setting](replace(batch, **exact)).losses["itc_loss"])

@@ -3,6 +3,7 @@
 
 from .collator import PairCollator
 from .pairs import clean_captions, content_pair_id, load_pairs, pair_ids_tensor, undecoded, with_pair_ids
+from .seeding import SeededPairs
 from .transforms import ImageDecodingError, PairRandAugment, decode_image, pair_augmentation, to_rgb
 
 
@@ -10,6 +11,7 @@ __all__ = [
     "ImageDecodingError",
     "PairCollator",
     "PairRandAugment",
+    "SeededPairs",
     "clean_captions",
     "content_pair_id",
     "decode_image",

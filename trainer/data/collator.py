@@ -12,7 +12,8 @@ import torch
 from torchvision.transforms.v2 import functional as F
 from transformers.utils import logging
 
-from .pairs import NO_CAPTION, NO_IMAGE, clean_captions, content_pair_id, pair_ids_tensor
+from .pairs import NO_CAPTION, NO_IMAGE, clean_captions, content_pair_id, hash_63_bits, pair_ids_tensor
+from .seeding import ROW_SEED, seeded
 from .transforms import ImageDecodingError, decode_image, pair_augmentation, to_rgb
 
 
@@ -62,8 +63,9 @@ class PairCollator:
     first time each reason occurs. The batch gets smaller: repeating another pair in its place would put a duplicate
     among the negatives. (In a worker of a data loader the counts stay in the worker; the log line still appears.)
 
-    All randomness comes from torch's global generator, which the trainer saves and restores and which torch seeds in
-    every worker of a data loader.
+    Randomness comes from the seed that a row carries ([`SeededPairs`], which [`SaclTrainer`] puts around its data), so
+    that a resumed run repeats it; without one, from torch's global generator, which torch seeds in every worker of a
+    data loader.
 
     Args:
         processor ([`~transformers.ProcessorMixin`]):
@@ -187,12 +189,13 @@ class PairCollator:
         Returns:
             `dict[str, torch.Tensor]`: The batch described above, of at most `len(rows)` pairs.
         """
-        images, captions, identifiers = [], [], []
+        images, captions, identifiers, seeds = [], [], [], []
         reasons: Counter[str] = Counter()
         for row in rows:
             self._check_columns(row)
             try:
-                image, caption = self._read(row)
+                with seeded(row.get(ROW_SEED)):
+                    image, caption = self._read(row)
             except _UnusablePair as problem:
                 reason, details = problem.args
                 if not self.skipped[reason]:
@@ -206,6 +209,7 @@ class PairCollator:
             images.append(image)
             captions.append(caption)
             identifiers.append(content_pair_id(row) if row.get("pair_id") is None else row["pair_id"])
+            seeds.append(row.get(ROW_SEED))
         if not images:
             why = ", ".join(f"{count} with {reason}" for reason, count in reasons.items()) or "the batch is empty"
             raise ValueError(f"Of {len(rows)} pairs none is usable: {why}. Are the paths and the column names right?")
@@ -214,7 +218,8 @@ class PairCollator:
         special_tokens_mask = batch.pop("special_tokens_mask")
         batch["pair_ids"] = pair_ids_tensor(identifiers)
         if self.mlm_probability:
-            batch.update(self._mask(batch["input_ids"], batch["attention_mask"], special_tokens_mask))
+            with seeded(None if None in seeds else hash_63_bits(repr(seeds).encode())):
+                batch.update(self._mask(batch["input_ids"], batch["attention_mask"], special_tokens_mask))
         return batch
 
     # Reading rows

@@ -56,7 +56,7 @@ _BUILDERS = {
 # Identity of a pair ----------------------------------------------------------------------------------------------
 
 
-def _hash_63_bits(*parts: bytes) -> int:
+def hash_63_bits(*parts: bytes) -> int:
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
@@ -95,7 +95,7 @@ def pair_ids_tensor(ids: Iterable[Any]) -> torch.Tensor:
         if isinstance(identifier, (torch.Tensor, np.ndarray)) and identifier.ndim == 0:
             identifier = identifier.item()
         if isinstance(identifier, str):
-            numbers.append(_hash_63_bits(identifier.encode()))
+            numbers.append(hash_63_bits(identifier.encode()))
         elif isinstance(identifier, (int, np.integer)) and not isinstance(identifier, bool):
             if not -(2**63) <= identifier < 2**63:
                 raise ValueError(f"The pair id {identifier} does not fit into 64 bits; pass it as a string.")
@@ -148,7 +148,7 @@ def content_pair_id(row: Mapping[str, Any]) -> int:
     else:
         parts = [str(image).encode()]
     captions = clean_captions(row.get("captions"), row.get("caption"))
-    return _hash_63_bits(*parts, *(caption.encode() for caption in captions))
+    return hash_63_bits(*parts, *(caption.encode() for caption in captions))
 
 
 # Small helpers on columns ----------------------------------------------------------------------------------------
