@@ -55,7 +55,7 @@ class EmojiRelevance:
             A split with the columns `emoji_id`, `base_id`, `subgroup`, `tone` and `gender`.
         keyword_overlap (`float`, *optional*):
             If given, different emoji also get 0.25 when their `keywords` have at least this Jaccard index (two country
-            flags never do). 0.3 is the value in the card of the data.
+            flags never do).
 
     Example:
 
@@ -123,7 +123,8 @@ def emoji_pairs(split: str = "train", data_dir: str | Path = DATA_DIR) -> Datase
     One split as pairs for [`SaclTrainer`] and [`evaluate_retrieval`].
 
     Every emoji is drawn by up to three vendors: its images share one `pair_id`, so that they are positives of its
-    texts. For training, a caption is drawn from the name, a sentence, and the keywords; elsewhere it is the name.
+    texts. In training a pair's caption is its name or the list of its keywords, drawn anew each time; elsewhere it is
+    the name.
     """
     dataset = load_emoji(split, data_dir)
     if split == "train":
@@ -131,7 +132,7 @@ def emoji_pairs(split: str = "train", data_dir: str | Path = DATA_DIR) -> Datase
         dataset = dataset.add_column("keyword_list", keywords)
     return load_pairs(
         dataset,
-        caption_columns=["caption", "sentence", "keyword_list"] if split == "train" else "caption",
+        caption_columns=["caption", "keyword_list"] if split == "train" else "caption",
         pair_id_column="emoji_id",
         keep_columns=["emoji_id", "base_id", "subgroup", "tone", "gender", "vendor"],
     )

@@ -269,6 +269,11 @@ class SaclVisionLayer(GradientCheckpointingLayer):
         return hidden_states + self.dropout(self.mlp(self.mlp_layer_norm(hidden_states)))
 
 
+def _take_tokens(hidden_states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """The tokens of shape `(batch_size, num_positions, hidden_size)` at the positions of each row."""
+    return hidden_states.gather(1, positions[:, :, None].expand(-1, -1, hidden_states.shape[-1]))
+
+
 class SaclFusionLayer(GradientCheckpointingLayer):
     """Post-norm transformer layer as in BERT, with cross-attention to the image between attention and feed-forward."""
 
@@ -288,9 +293,16 @@ class SaclFusionLayer(GradientCheckpointingLayer):
         attention_mask: torch.Tensor | None,
         image_hidden_states: torch.Tensor,
         image_index: torch.Tensor | None = None,
+        output_positions: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        attended, _ = self.self_attention(hidden_states, attention_mask, **kwargs)
+        key_value = None
+        if output_positions is not None:
+            # All tokens are looked at, but only those asked for look.
+            key_value = self.self_attention.project_key_value(hidden_states)
+            hidden_states = _take_tokens(hidden_states, output_positions)
+            attention_mask = None if attention_mask is None else attention_mask[:, :, : output_positions.shape[1]]
+        attended, _ = self.self_attention(hidden_states, attention_mask, key_value, **kwargs)
         hidden_states = self.self_attention_layer_norm(hidden_states + self.dropout(attended))
 
         # Projected once per image, however many texts look at it.
@@ -468,6 +480,7 @@ class SaclFusionModel(SaclPreTrainedModel):
         encoder_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
+        output_positions: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithCrossAttentions:
         r"""
@@ -481,9 +494,12 @@ class SaclFusionModel(SaclPreTrainedModel):
             image_index (`torch.Tensor` of shape `(batch_size,)`, int64, *optional*):
                 The image that each text looks at; defaults to text i and image i. Keys and values are computed once
                 per image, so that one image with many texts costs no more than it has to.
+            output_positions (`torch.Tensor` of shape `(batch_size, num_positions)`, int64, *optional*):
+                The tokens whose output is wanted; defaults to all. The last layer is computed for them alone.
 
         Returns:
-            [`BaseModelOutputWithCrossAttentions`]
+            [`BaseModelOutputWithCrossAttentions`]: `last_hidden_state` of shape `(batch_size, length, hidden_size)`,
+            or `(batch_size, num_positions, hidden_size)`.
         """
         _reject_unknown_arguments(self, kwargs)
         if image_index is None and len(encoder_hidden_states) != len(inputs_embeds):
@@ -495,8 +511,21 @@ class SaclFusionModel(SaclPreTrainedModel):
             config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask
         )
         hidden_states = inputs_embeds
-        for layer in self.layers:
+        *first_layers, last_layer = self.layers
+        for layer in first_layers:
             hidden_states = layer(hidden_states, attention_mask, encoder_hidden_states, image_index, **kwargs)
+        # Flash attention unpads by a mask over tokens and cannot tell which of them the queries are.
+        inside = "flash" not in self.config._attn_implementation
+        hidden_states = last_layer(
+            hidden_states,
+            attention_mask,
+            encoder_hidden_states,
+            image_index,
+            output_positions if inside else None,
+            **kwargs,
+        )
+        if output_positions is not None and not inside:
+            hidden_states = _take_tokens(hidden_states, output_positions)
         return BaseModelOutputWithCrossAttentions(last_hidden_state=hidden_states)
 
 
@@ -513,7 +542,9 @@ def _build_text_model(config) -> PreTrainedModel:
         )
     model_class = MODEL_MAPPING[type(config)]
     takes_pooler = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
-    return AutoModel.from_config(config, **({"add_pooling_layer": False} if takes_pooler else {}))
+    options = {"add_pooling_layer": False} if takes_pooler else {}
+    # No dtype of its own, such as that of the checkpoint the configuration is from: it has that of the whole model.
+    return AutoModel.from_config(config, dtype=None, **options)
 
 
 class SaclModel(SaclPreTrainedModel):
@@ -545,8 +576,8 @@ class SaclModel(SaclPreTrainedModel):
     def __init__(self, config: SaclConfig):
         super().__init__(config)
         self.text_model = _build_text_model(config.text_config)
-        self.vision_model = SaclVisionModel._from_config(config.vision_config)
-        self.fusion_model = SaclFusionModel._from_config(config.fusion_encoder_config)
+        self.vision_model = SaclVisionModel._from_config(config.vision_config, dtype=None)
+        self.fusion_model = SaclFusionModel._from_config(config.fusion_encoder_config, dtype=None)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim)
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
@@ -856,7 +887,10 @@ class SaclForPreTraining(SaclPreTrainedModel):
         )
 
         batch = torch.arange(len(input_ids), device=input_ids.device)
-        text_rows, image_rows, mask_rows = [], [], []
+        # Rows of one pass through the fusion encoder: texts, their images, masks, and the tokens to read at the end.
+        text_rows, image_rows, mask_rows, positions = [], [], [], []
+        num_masked = 0 if mlm_input_ids is None else mlm_positions.shape[1]
+        width = max(1, num_masked)
         if with_itm:
             positive_mask = find_positives(batch if pair_ids is None else pair_ids)
             text_index, image_index, outputs.itm_labels = self._match_with_hard_negatives(
@@ -865,17 +899,20 @@ class SaclForPreTraining(SaclPreTrainedModel):
             text_rows.append(text_outputs.last_hidden_state[text_index])
             image_rows.append(image_index)
             mask_rows.append(None if attention_mask is None else attention_mask[text_index])
+            positions.append(batch.new_zeros(len(text_index), width))
         if mlm_input_ids is not None:
             masked_outputs = self.sacl.get_text_features(mlm_input_ids, attention_mask=attention_mask)
             text_rows.append(masked_outputs.last_hidden_state)
             image_rows.append(batch)
             mask_rows.append(attention_mask)
+            positions.append(nn.functional.pad(mlm_positions, (0, width - num_masked)))
         if text_rows:
             fused = self.sacl.fusion_model(
                 torch.cat(text_rows),
                 vision_outputs.last_hidden_state,
                 attention_mask=None if attention_mask is None else torch.cat(mask_rows),
                 image_index=torch.cat(image_rows),
+                output_positions=torch.cat(positions),
                 return_dict=True,
                 **kwargs,
             ).last_hidden_state
@@ -883,8 +920,7 @@ class SaclForPreTraining(SaclPreTrainedModel):
             outputs.itm_logits = self.itm_head(fused[: len(outputs.itm_labels), 0]).float()
             outputs.itm_loss = nn.functional.cross_entropy(outputs.itm_logits, outputs.itm_labels)
         if mlm_input_ids is not None:
-            masked = fused[-len(batch) :].gather(1, mlm_positions[:, :, None].expand(-1, -1, fused.shape[-1]))
-            outputs.mlm_logits = self.mlm_head(masked).float()
+            outputs.mlm_logits = self.mlm_head(fused[-len(batch) :, :num_masked]).float()
             if mlm_labels is not None:
                 losses = nn.functional.cross_entropy(
                     outputs.mlm_logits.flatten(0, 1), mlm_labels.flatten(), reduction="sum"
@@ -911,8 +947,8 @@ class SaclForPreTraining(SaclPreTrainedModel):
         )
         if similarity is not None and similarity.shape != logits.shape:
             raise ValueError(
-                f"`hard_negative_similarity` must have the shape (batch_size, batch_size) = {tuple(logits.shape)}, got "
-                f"{tuple(similarity.shape)}."
+                f"`hard_negative_similarity` must have the shape (batch_size, batch_size) = {tuple(logits.shape)}, "
+                f"got {tuple(similarity.shape)}."
             )
         cosines = logits / outputs.logit_scale.detach() if similarity is None else similarity
         negative_texts, image_has_negative = sample_hard_negatives(

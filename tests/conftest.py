@@ -4,8 +4,8 @@
 import os
 
 
-# Before the first import of these libraries, which read them once. Threads that wait for one another cost more than the
-# tiny models of the tests do: several times the run time on a busy machine.
+# Before the first import of these libraries, which read them once. Threads that wait for one another cost more than
+# the tiny models of the tests do: several times the run time on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -98,6 +98,8 @@ class SaclTrainer(Trainer):
     # Every loss here is a mean over its batch, so gradient accumulation has to divide it.
     loss_is_scaled_for_ga = False
     data_collator: Callable[[list[dict]], dict[str, torch.Tensor]]
+    train_dataset: Any
+    eval_dataset: Any
 
     def __init__(
         self,
@@ -113,6 +115,8 @@ class SaclTrainer(Trainer):
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LRScheduler | None] = (None, None),
     ):
         args = SaclTrainingArguments(output_dir="tmp_trainer") if args is None else args
+        if not isinstance(args, SaclTrainingArguments):
+            raise TypeError(f"`args` must be `SaclTrainingArguments`, got `{type(args).__name__}`.")
         if isinstance(model, str):
             processing_class = AutoProcessor.from_pretrained(model) if processing_class is None else processing_class
             model = _load_model(model)
@@ -180,19 +184,16 @@ class SaclTrainer(Trainer):
         loss = sum(getattr(self.args, name.replace("_loss", "_weight")) * value for name, value in losses.items())
         self._record({**losses, **contrast.metrics, **self._diagnostics(outputs)}, training=model.training)
         if model.training and self.queue is not None:
-            keys = outputs if teacher_outputs is None else teacher_outputs
-            self._fresh_features.append(
-                (keys["image_embeds"].detach(), keys["text_embeds"].detach(), inputs["pair_ids"])
-            )
+            image_embeds, text_embeds = _normalized(outputs if teacher_outputs is None else teacher_outputs)
+            self._fresh_features.append((image_embeds.detach(), text_embeds.detach(), inputs["pair_ids"]))
         return (loss, outputs) if return_outputs else loss
 
     def _ask_teacher(self, inputs: dict[str, torch.Tensor]) -> ModelOutput | None:
         if self.teacher is None:
             return None
-        if self._distillation_weight() == 0:
-            # Only its embeddings are of use.
-            inputs = {name: value for name, value in inputs.items() if not name.startswith("mlm_")}
-        return self.teacher(**self._model_inputs(inputs, with_itm=False))
+        # Until it distils, only its embeddings are of use.
+        with_mlm = self._distillation_weight() > 0
+        return self.teacher(**self._model_inputs(inputs, with_mlm=with_mlm, with_itm=False))
 
     def _ask_model(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], teacher_outputs: ModelOutput | None
@@ -200,7 +201,7 @@ class SaclTrainer(Trainer):
         """Calls the model once, so that the hooks of data-parallel wrappers see one forward per step."""
         similarity = None
         if teacher_outputs is not None:
-            similarity = contrastive_logits(teacher_outputs["image_embeds"], teacher_outputs["text_embeds"])
+            similarity = contrastive_logits(*_normalized(teacher_outputs))
         return model(
             **self._model_inputs(
                 inputs,
@@ -210,8 +211,10 @@ class SaclTrainer(Trainer):
             )
         )
 
-    def _model_inputs(self, inputs: dict[str, torch.Tensor], **options: Any) -> dict[str, Any]:
+    def _model_inputs(self, inputs: dict[str, torch.Tensor], with_mlm: bool = True, **options: Any) -> dict[str, Any]:
         """What the forward of this model takes; a dual encoder without heads knows nothing of pairs and masks."""
+        if not with_mlm or self.args.mlm_weight == 0:
+            inputs = {name: value for name, value in inputs.items() if not name.startswith("mlm_")}
         return {name: value for name, value in {**inputs, **options}.items() if name in self._forward_arguments}
 
     def _contrastive_batch(
@@ -275,9 +278,12 @@ class SaclTrainer(Trainer):
     # --------------------------------------------------------------------------------------------- schedules
 
     def _ramp(self, share_or_steps: float) -> float:
-        """Rises from 0 to 1 over the given share or steps of training; 1 outside of training."""
+        """
+        Rises from 0 to 1 over the given share or steps of training; 1 in evaluation, even in its midst: a loss that
+        moves with the ramp would say nothing about the model.
+        """
         steps = self.args.steps_of(share_or_steps, self.state.max_steps)
-        if not self.is_in_train or steps <= 0:
+        if not (self.is_in_train and self.model.training) or steps <= 0:
             return 1.0
         return min(1.0, self.state.global_step / steps)
 
@@ -294,11 +300,17 @@ class SaclTrainer(Trainer):
         dataset = self.train_dataset
         if dataset is None or not hasattr(dataset, "__len__"):
             return super().get_train_dataloader()
-        self.train_dataset = self._seeded_pairs = SeededPairs(dataset, self.args.data_seed or self.args.seed)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self.train_dataset = self._seeded_pairs = SeededPairs(dataset, seed)
         try:
             return super().get_train_dataloader()
         finally:
             self.train_dataset = dataset
+
+    def start_training(self) -> None:
+        """Forgets what an earlier call of `train` has left over."""
+        self._metrics["train"].clear()
+        self._fresh_features.clear()
 
     def start_epoch(self, epoch: int) -> None:
         """Draws captions, augmentation and masks anew."""
@@ -373,10 +385,11 @@ class SaclTrainer(Trainer):
         names = sorted(self._metrics[mode])
         if not names:
             return {}
-        means = torch.stack([torch.stack(self._metrics[mode][name]).mean().to(self.args.device) for name in names])
-        means = gather(means[None]).mean(dim=0)
+        # NaN: without meaning for that batch, such as the weights of no negatives. A loss is never NaN here.
+        means = torch.stack([torch.stack(self._metrics[mode][name]).nanmean().to(self.args.device) for name in names])
+        means = gather(means[None]).nanmean(dim=0)
         self._metrics[mode].clear()
-        return dict(zip(names, means.tolist(), strict=True))
+        return {name: mean for name, mean in zip(names, means.tolist(), strict=True) if not math.isnan(mean)}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs every component of the loss as a curve of its own, beside what [`Trainer`] logs."""
@@ -398,12 +411,22 @@ class SaclTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset: Any | str | None = None) -> torch.utils.data.DataLoader:
         """The evaluation data without chance: no augmentation, the first caption, masks that depend on the text."""
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
-        if dataset is not None:
-            dataset = undecoded(with_pair_ids(dataset))
+        datasets = self.eval_dataset
+        if isinstance(eval_dataset, str):
+            # The parent is told the name, under which it keeps persistent workers.
+            self.eval_dataset = {eval_dataset: undecoded(with_pair_ids(datasets[eval_dataset]))}
+        elif eval_dataset is not None or datasets is not None:
+            eval_dataset = undecoded(with_pair_ids(datasets if eval_dataset is None else eval_dataset))
+        try:
+            with self._evaluation_collator():
+                return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.eval_dataset = datasets
+
+    def get_test_dataloader(self, test_dataset: Any) -> torch.utils.data.DataLoader:
+        """The data of [`~Trainer.predict`], without chance like those of an evaluation."""
         with self._evaluation_collator():
-            return super().get_eval_dataloader(dataset)
+            return super().get_test_dataloader(undecoded(with_pair_ids(test_dataset)))
 
     @contextmanager
     def _evaluation_collator(self):
@@ -412,6 +435,14 @@ class SaclTrainer(Trainer):
             yield
         finally:
             self.data_collator = training_collator
+
+    @contextmanager
+    def _evaluation_chance(self):
+        """What evaluation draws, hard negatives, is the same each time, and leaves the draws of training alone."""
+        device = self.args.device
+        with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+            torch.manual_seed(self.args.seed)
+            yield
 
     def prediction_step(
         self,
@@ -446,7 +477,9 @@ class SaclTrainer(Trainer):
 
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix: str = "eval", **kwargs):
         """[`Trainer.evaluation_loop`], with every component of the loss and the retrieval metrics beside the loss."""
-        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        kwargs["metric_key_prefix"] = metric_key_prefix
+        with self._evaluation_chance():
+            output = super().evaluation_loop(dataloader, description, *args, **kwargs)
         metrics = self._drain("eval")
         if description == "Evaluation" and self.processing_class is not None:
             dataset = with_pair_ids(self._retrieval_dataset)
@@ -503,10 +536,13 @@ class SaclTrainer(Trainer):
 
 
 class _TrainingEvents(TrainerCallback):
-    """Calls the trainer back when an epoch begins and when the optimiser has moved the model."""
+    """Calls the trainer back when training and an epoch begin, and when the optimiser has moved the model."""
 
     def __init__(self, trainer: SaclTrainer):
         self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.start_training()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.trainer.start_epoch(int(state.epoch or 0))

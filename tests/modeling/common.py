@@ -54,8 +54,8 @@ def build(model_class: type[PreTrainedModel], config: PreTrainedConfig, seed: in
 @torch.no_grad()
 def stir(model: nn.Module, std: float = 0.05, seed: int = 1) -> nn.Module:
     """
-    Adds noise to every weight. A fresh model has biases of 0 and layer norms of 1, so that weights that were swapped or
-    left behind would go unseen.
+    Adds noise to every weight. A fresh model has biases of 0 and layer norms of 1, so that weights that were swapped
+    or left behind would go unseen.
     """
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
@@ -183,6 +183,17 @@ class ModelTests:
         with torch.no_grad():
             assert_same(self.run(loaded, inputs), self.run(model, inputs))
 
+    def test_dtype_is_that_of_the_whole_model(self, config, tmp_path):
+        # Towers that were read from checkpoints of other dtypes leave no trace of them.
+        for inner in configs_inside(config)[1:]:
+            inner.dtype = "float16"
+        model = self.model_class(config)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        model.to(torch.bfloat16).save_pretrained(tmp_path)
+        for asked, dtype in ((None, torch.bfloat16), (torch.float32, torch.float32), ("float16", torch.float16)):
+            loaded = self.model_class.from_pretrained(tmp_path, **({} if asked is None else {"dtype": asked}))
+            assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
+
     def test_folder_holds_weights_as_safetensors_only(self, config, tmp_path):
         build(self.model_class, config).save_pretrained(tmp_path)
         suffixes = {path.suffix for path in tmp_path.iterdir()}
@@ -284,6 +295,36 @@ class ModelTests:
             as_tuple = self.run(model, inputs, return_dict=False)
         assert isinstance(as_tuple, tuple)
         assert_same(tuple(tensors(as_tuple).values()), tuple(tensors(output).values()))
+
+
+class TextTowerTests:
+    """What every model that has a text tower must do besides; a subclass names it before `ModelTests`."""
+
+    def test_resized_vocabulary_is_saved(self, config, inputs, tmp_path):
+        model = build(self.model_class, config)
+        before = model.get_input_embeddings().weight.detach().clone()
+        model.resize_token_embeddings(105)
+        assert model.config.text_config.vocab_size == 105
+        assert torch.equal(model.get_input_embeddings().weight[:99], before)
+        model.save_pretrained(tmp_path)
+        loaded = self.model_class.from_pretrained(tmp_path)
+        assert loaded.config.text_config.vocab_size == 105
+        assert loaded.get_input_embeddings().weight.shape == (105, 32)
+        inputs["input_ids"][0, 1] = 104
+        with torch.no_grad():
+            assert_same(self.run(loaded, inputs), self.run(model, inputs))
+
+    def test_padding_changes_nothing(self, config, inputs):
+        model = stir(build(self.model_class, config))
+        longer = dict(inputs)
+        for name in ("input_ids", "attention_mask", "mlm_input_ids", "token_type_ids"):
+            if name in inputs:
+                longer[name] = nn.functional.pad(inputs[name], (0, 5))
+        with torch.no_grad():
+            expected, output = tensors(self.run(model, inputs)), tensors(self.run(model, longer))
+        for name, value in expected.items():
+            if not name.startswith(("text_model_output.last_hidden_state",)):
+                assert (output[name].float() - value.float()).abs().max() <= 1e-5, name
 
 
 def count_checkpoints(model: nn.Module) -> list[int]:

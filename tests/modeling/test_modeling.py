@@ -2,12 +2,13 @@
 """The model classes: what all of them must do (`ModelTests`), and what is special to each."""
 
 import copy
+import socket
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from safetensors import safe_open
 from torch.nn.functional import cross_entropy, normalize
 
 import modeling_sacl.modeling_sacl as modeling
@@ -24,7 +25,16 @@ from modeling_sacl import (
 from modeling_sacl.loss_sacl import find_positives, log_regulation_weights
 from modeling_sacl.modeling_sacl import sample_hard_negatives
 
-from .common import ModelTests, assert_same, build, random_batch, random_masked_batch, run_examples, stir, tensors
+from .common import (
+    ModelTests,
+    TextTowerTests,
+    assert_same,
+    build,
+    random_batch,
+    random_masked_batch,
+    run_examples,
+    stir,
+)
 
 
 PATCHES, LENGTH, BATCH = 17, 7, 4
@@ -184,37 +194,7 @@ class TestSaclFusionModel(ModelTests):
 # ------------------------------------------------------------------------------------------------------ dual encoder
 
 
-class WithTextTower:
-    """What every model that has a text tower must do with its word embeddings."""
-
-    def test_resized_vocabulary_is_saved(self, config, inputs, tmp_path):
-        model = build(self.model_class, config)
-        before = model.get_input_embeddings().weight.detach().clone()
-        model.resize_token_embeddings(105)
-        assert model.config.text_config.vocab_size == 105
-        assert torch.equal(model.get_input_embeddings().weight[:99], before)
-        model.save_pretrained(tmp_path)
-        loaded = self.model_class.from_pretrained(tmp_path)
-        assert loaded.config.text_config.vocab_size == 105
-        assert loaded.get_input_embeddings().weight.shape == (105, 32)
-        inputs["input_ids"][0, 1] = 104
-        with torch.no_grad():
-            assert_same(self.run(loaded, inputs), self.run(model, inputs))
-
-    def test_padding_changes_nothing(self, config, inputs):
-        model = stir(build(self.model_class, config))
-        longer = dict(inputs)
-        for name in ("input_ids", "attention_mask", "mlm_input_ids", "token_type_ids"):
-            if name in inputs:
-                longer[name] = nn.functional.pad(inputs[name], (0, 5))
-        with torch.no_grad():
-            expected, output = tensors(self.run(model, inputs)), tensors(self.run(model, longer))
-        for name, value in expected.items():
-            if not name.startswith(("text_model_output.last_hidden_state",)):
-                assert (output[name].float() - value.float()).abs().max() <= 1e-5, name
-
-
-class TestSaclModel(WithTextTower, ModelTests):
+class TestSaclModel(TextTowerTests, ModelTests):
     model_class = SaclModel
 
     @pytest.fixture
@@ -346,8 +326,6 @@ class TestSaclModel(WithTextTower, ModelTests):
         assert not [name for name in build(SaclModel, config).state_dict() if "pooler" in name]
 
     def test_construction_neither_downloads_nor_prints(self, config, capfd, monkeypatch):
-        import socket
-
         monkeypatch.setattr(socket.socket, "connect", lambda *args: pytest.fail("a connection was opened"))
         build(SaclForPreTraining, config)
         captured = capfd.readouterr()
@@ -428,7 +406,7 @@ def assert_frequencies(index: torch.Tensor, expected: torch.Tensor) -> None:
     assert chi_square < freedom + 5 * (2 * freedom) ** 0.5, (counts, means)
 
 
-class TestSaclForPreTraining(WithTextTower, ModelTests):
+class TestSaclForPreTraining(TextTowerTests, ModelTests):
     model_class = SaclForPreTraining
 
     @pytest.fixture
@@ -765,8 +743,6 @@ class TestTextTowers:
         assert fusion.encoder_hidden_size == 48
 
     def test_tied_weights_are_saved_once(self, config, tmp_path):
-        from safetensors import safe_open
-
         model = build(SaclForPreTraining, config)
         model.save_pretrained(tmp_path)
         with safe_open(tmp_path / "model.safetensors", "pt") as file:

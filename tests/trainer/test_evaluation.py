@@ -744,7 +744,7 @@ class TestEmbedPairs:
 
     def test_modes_are_restored_after_an_error(self, clip, processor):
         clip.train()
-        with pytest.raises(ValueError, match="Row 1 holds no PIL image"):
+        with pytest.raises(ValueError, match="The image of row 1 cannot be read"):
             embed_pairs(
                 clip,
                 [{"image": random_image(0), "caption": "a cat"}, {"image": None, "caption": "a dog"}],
@@ -845,7 +845,7 @@ class TestEmbedPairs:
             ),
             ([{"image": 1, "text": "a"}], {}, r"no column 'caption', only \['image', 'text'\]: set `caption_column`"),
             ([{"image": 1, "caption": "a"}], {"pair_id_column": "uid"}, "no column 'uid', only .*`pair_id_column`"),
-            ([{"image": 1, "caption": "a"}], {}, "Row 0 holds no PIL image but int"),
+            ([{"image": 1, "caption": "a"}], {}, "The image of row 0 cannot be read"),
             ([{"image": 1, "caption": None}], {}, "caption of row 0 must be a string or a list of strings, got None"),
             ([{"image": 1, "caption": ["a", 3]}], {}, "caption of row 0"),
             ([{"image": 1, "caption": "a", "pair_id": None}], {}, "pair id of row 0 must be an integer or a string"),

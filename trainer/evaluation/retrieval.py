@@ -14,11 +14,9 @@ noise is equal whatever the chunk size, device or BLAS; among equal similarities
 """
 
 import hashlib
-import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -26,14 +24,15 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
+from ..data.transforms import ImageDecodingError, decode_image
+from ..embedding import evaluation_mode, feature_encoder, text_options
+
 
 logger = logging.get_logger(__name__)
 
 T = TypeVar("T")
 
 NDCG_CUTOFF = 10
-# A tokenizer that knows no limit reports int(1e30).
-_UNLIMITED = 10**6
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -498,8 +497,11 @@ def embed_pairs(
     """
     if operator.index(batch_size) < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-    encode_images, encode_texts = _encoder(model, "get_image_features"), _encoder(model, "get_text_features")
-    text_options = _text_options(model, processor, max_length)
+    encode_images, encode_texts = (
+        feature_encoder(model, "get_image_features"),
+        feature_encoder(model, "get_text_features"),
+    )
+    options = text_options(model, processor, max_length)
 
     image_keys: dict[tuple[bytes, int | str], int] = {}  # (pixels, pair) -> row
     text_keys: dict[tuple[str, int | str], int] = {}  # (words, pair) -> row
@@ -517,7 +519,7 @@ def embed_pairs(
             if image_keys.setdefault((pixels, pair_id), row_number) == row_number:
                 yield image
 
-    with _evaluation_mode(model), torch.inference_mode():
+    with evaluation_mode(model), torch.inference_mode():
         image_batches = [
             encode_images(processor(images=images, return_tensors="pt"))
             for images in _batches(distinct_images(), batch_size)
@@ -530,7 +532,7 @@ def embed_pairs(
             raise ValueError("The data set has no captions: nothing can be embedded.")
         text_bar = _progress(range(0, len(texts), batch_size), "Embedding texts", show_progress)
         text_batches = [
-            encode_texts(processor(text=texts[start : start + batch_size], return_tensors="pt", **text_options))
+            encode_texts(processor(text=texts[start : start + batch_size], return_tensors="pt", **options))
             for start in text_bar
         ]
 
@@ -642,74 +644,6 @@ def evaluate_retrieval(
     )
 
 
-def _encoder(model: nn.Module, method_name: str) -> Callable[[Mapping[str, Any]], torch.Tensor]:
-    """From what the processor returns to normalised embeddings, on the model's device and in its dtype."""
-    # A model with heads, such as `SaclForPreTraining`, keeps its dual encoder as the base model.
-    encoder = model if hasattr(model, method_name) else getattr(model, "base_model", None)
-    method = getattr(encoder, method_name, None)
-    if not callable(method):
-        raise TypeError(
-            f"{type(model).__name__} has no `{method_name}`: pass a dual encoder such as `CLIPModel`, unwrapped from "
-            "`DistributedDataParallel`."
-        )
-    parameters = inspect.signature(method).parameters
-    anything = all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
-    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-
-    def encode(inputs: Mapping[str, Any]) -> torch.Tensor:
-        # Tokenizers of other families add inputs, such as `token_type_ids`, that not every text tower knows.
-        arguments = {
-            name: value.to(weight.device, weight.dtype if value.is_floating_point() else None)
-            for name, value in inputs.items()
-            if anything or name in parameters
-        }
-        output = method(**arguments)
-        features = getattr(output, "pooler_output", output)  # a plain tensor before transformers 5
-        if not isinstance(features, torch.Tensor) or features.ndim != 2:
-            found = tuple(features.shape) if isinstance(features, torch.Tensor) else type(output).__name__
-            raise TypeError(
-                f"`{type(model).__name__}.{method_name}` must return a tensor of shape (batch, dim) or an output with "
-                f"such a `pooler_output`, got {found}."
-            )
-        features = features if features.dtype == torch.float64 else features.float()
-        return nn.functional.normalize(features, dim=-1)
-
-    return encode
-
-
-def _text_options(model: nn.Module, processor: Any, max_length: int | None) -> dict[str, Any]:
-    """How captions are padded and cut: as asked, else as the processor declares, else as the model allows."""
-    declared = getattr(processor, "text_kwargs", None) or {}
-    config = getattr(model, "config", None)
-    options: dict[str, Any] = {}
-    if "padding" not in declared:
-        # SigLIP reads the last position and takes no mask: it was trained with padding to the full length.
-        full_length = str(getattr(config, "model_type", "")).startswith("siglip")
-        options["padding"] = "max_length" if full_length else True
-    if max_length is not None:
-        return {**options, "truncation": True, "max_length": max_length}
-    if "max_length" in declared:
-        return {**options, "truncation": True}
-    tokenizer = getattr(processor, "tokenizer", processor)
-    limit = getattr(tokenizer, "model_max_length", None)
-    if limit is None or limit > _UNLIMITED:
-        text_config = getattr(config, "text_config", None)
-        limit = getattr(text_config, "max_position_embeddings", None)
-    return options if limit is None else {**options, "truncation": True, "max_length": limit}
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; outside every module is as it was, frozen parts included."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 def _resolve_columns(
     row: Mapping[str, Any], image_column: str, caption_column: str | None, pair_id_column: str | None
 ) -> tuple[str, str, str | None]:
@@ -728,12 +662,10 @@ def _resolve_columns(
 
 
 def _rgb_image(value: Any, row_number: int) -> Any:
-    if not callable(getattr(value, "convert", None)):
-        raise ValueError(
-            f"Row {row_number} holds no PIL image but {type(value).__name__}: decode the column, for example with "
-            '`dataset.cast_column("image", datasets.Image())`.'
-        )
-    return value.convert("RGB")
+    try:
+        return decode_image(value)
+    except (ImageDecodingError, TypeError) as error:
+        raise ValueError(f"The image of row {row_number} cannot be read: {error}") from error
 
 
 def _captions(value: Any, row_number: int) -> list[str]:
