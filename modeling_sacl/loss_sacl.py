@@ -59,6 +59,32 @@ def contrastive_logits(
         return logit_scale * (_full_precision(anchor_embeds) @ _full_precision(candidate_embeds).T)
 
 
+def mix_similarities(guide: torch.Tensor, model: torch.Tensor, alpha: float) -> torch.Tensor:
+    r"""
+    The similarity of a guide handed over to that of the model in training:
+
+        exp(mixed_ij) = alpha * exp(guide_ij) + (1 - alpha) * exp(model_ij)
+
+    so that the weights of [`regulation_weights`] are the paper's, `w_ij = Norm(mixed exp ** -strength)`.
+
+    Args:
+        guide (`torch.Tensor` of shape `(num_anchors, num_candidates)`): cosines by the guide.
+        model (`torch.Tensor` of shape `(num_anchors, num_candidates)`): cosines by the model.
+        alpha (`float`): the guide's share in [0, 1]: 1 is the guide alone, 0 the model alone.
+
+    Returns:
+        `torch.Tensor` of shape `(num_anchors, num_candidates)`, between the two; without gradient.
+
+    Source: Jiang et al., ACL 2023, section 3.4.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"`alpha` is the guide's share, from 0 to 1, got {alpha}.")
+    guide, model = _full_precision(guide.detach()), _full_precision(model.detach())
+    if alpha in (0, 1):
+        return guide if alpha == 1 else model
+    return torch.logaddexp(guide + math.log(alpha), model + math.log1p(-alpha))
+
+
 def log_regulation_weights(
     similarity: torch.Tensor, *, strength: float = 1.0, negative_mask: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -374,6 +400,7 @@ __all__ = [
     "filter_log_weights",
     "find_positives",
     "log_regulation_weights",
+    "mix_similarities",
     "regulation_weights",
     "similarity_regulated_contrastive_loss",
     "weighted_contrastive_loss",

@@ -3,6 +3,7 @@
 
 from .data import PairCollator, load_pairs, pair_augmentation
 from .evaluation import chance_retrieval_metrics, compute_retrieval_metrics, embed_pairs, evaluate_retrieval
+from .guide import Guide, add_guide_features
 from .momentum import MomentumTeacher
 from .objectives import OBJECTIVES, ContrastiveBatch, ContrastiveObjective
 from .queue import FeatureQueue
@@ -15,10 +16,12 @@ __all__ = [
     "ContrastiveBatch",
     "ContrastiveObjective",
     "FeatureQueue",
+    "Guide",
     "MomentumTeacher",
     "PairCollator",
     "SaclTrainer",
     "SaclTrainingArguments",
+    "add_guide_features",
     "chance_retrieval_metrics",
     "compute_retrieval_metrics",
     "embed_pairs",

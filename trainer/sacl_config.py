@@ -1,11 +1,21 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """Training arguments of [`SaclTrainer`]."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
 from .objectives import OBJECTIVES
+
+
+# The guide's share over the progress of its hand-over, from 0 to 1.
+GUIDE_SCHEDULES: dict[str, Callable[[float], float]] = {
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+    "constant": lambda progress: 1.0,
+}
 
 
 @dataclass
@@ -47,6 +57,11 @@ class SaclTrainingArguments(TrainingArguments):
             Share or steps over which `distillation_weight` rises linearly from 0.
         queue_size (`int`, *optional*, defaults to 0):
             Number of past pairs kept as further candidates; any number. ALBEF keeps 65,536 for millions of pairs.
+        guide_schedule (`str`, *optional*, defaults to `"linear"`):
+            How the share of the guide's similarity falls from 1 to 0, when there is a guide: `"linear"`, `"cosine"`,
+            or `"constant"`, which keeps the guide's alone throughout.
+        guide_duration (`float`, *optional*, defaults to 1.0):
+            Share of the training, in (0, 1], after which the guide has handed over.
         itc_weight (`float`, *optional*, defaults to 1.0):
             Weight of the image-text contrastive loss.
         itm_weight (`float`, *optional*, defaults to 1.0):
@@ -106,6 +121,14 @@ class SaclTrainingArguments(TrainingArguments):
     )
     queue_size: int = field(default=0, metadata={"help": "Number of past pairs kept as further candidates."})
 
+    # Guide.
+    guide_schedule: str = field(
+        default="linear", metadata={"help": "How the guide hands over to the model: linear, cosine or constant."}
+    )
+    guide_duration: float = field(
+        default=1.0, metadata={"help": "Share of the training after which the guide has handed over."}
+    )
+
     # Weights of the losses.
     itc_weight: float = field(default=1.0, metadata={"help": "Weight of the image-text contrastive loss."})
     itm_weight: float = field(default=1.0, metadata={"help": "Weight of the image-text matching loss."})
@@ -138,6 +161,12 @@ class SaclTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"`{name}` must be between {low} and {high}, got {value}.")
+        if self.guide_schedule not in GUIDE_SCHEDULES:
+            raise ValueError(
+                f"`guide_schedule` must be one of {', '.join(GUIDE_SCHEDULES)}; got {self.guide_schedule!r}."
+            )
+        if not 0 < self.guide_duration <= 1:
+            raise ValueError(f"`guide_duration` must be in (0, 1], got {self.guide_duration}.")
         if self.momentum is not None and self.momentum == 1:
             raise ValueError("`momentum` must be below 1: at 1 the teacher would never learn.")
         if self.filter_threshold is not None and not 0 < self.filter_threshold < 1:

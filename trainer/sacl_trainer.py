@@ -30,10 +30,11 @@ from modeling_sacl.loss_sacl import contrastive_logits, find_positives
 from .data import PairCollator, SeededPairs, undecoded, with_pair_ids
 from .distributed import gather
 from .evaluation import Relevance, evaluate_retrieval
+from .guide import GUIDE_COLUMNS, Guide, add_guide_features
 from .momentum import MomentumTeacher
-from .objectives import OBJECTIVES, ContrastiveBatch, distillation_loss
+from .objectives import OBJECTIVES, BothDirections, ContrastiveBatch, distillation_loss
 from .queue import FeatureQueue, PairFeatures
-from .sacl_config import SaclTrainingArguments
+from .sacl_config import GUIDE_SCHEDULES, SaclTrainingArguments
 
 
 TRAINING_STATE_NAME = "sacl_training_state.safetensors"
@@ -62,6 +63,10 @@ class SaclTrainer(Trainer):
             Pairs for evaluation.
         processing_class ([`ProcessorMixin`], *optional*):
             The processor, saved with the model. Defaults to that of the model's folder or Hub id.
+        guide_model ([`Guide`], [`PreTrainedModel`] or `str`, *optional*):
+            A frozen model whose similarities regulate the contrast until the model's own are reliable
+            (`guide_schedule`). Its features of the training pairs are computed once, before training, unless the data
+            set has them already ([`add_guide_features`]). A bare model is taken to share `processing_class`.
         eval_relevance (`Callable[[Dataset], Relevance]`, *optional*):
             Makes, for an evaluation dataset, the graded relevance of its images and texts that nDCG counts. Without it
             a text is relevant to the images of its own pair.
@@ -109,6 +114,7 @@ class SaclTrainer(Trainer):
         train_dataset: Any | None = None,
         eval_dataset: Any | dict[str, Any] | None = None,
         processing_class: ProcessorMixin | None = None,
+        guide_model: Guide | PreTrainedModel | str | None = None,
         eval_relevance: Callable[[Any], Relevance] | None = None,
         compute_metrics: Callable | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -129,11 +135,16 @@ class SaclTrainer(Trainer):
                     "and captions cannot become a batch."
                 )
             data_collator = self._default_collator(processing_class, args)
+        if guide_model is not None and not isinstance(guide_model, Guide):
+            if isinstance(guide_model, str):
+                guide_model = Guide.from_pretrained(guide_model)
+            else:
+                guide_model = Guide(guide_model, processing_class)
         super().__init__(
             model=model,
             args=args,
             data_collator=data_collator,
-            train_dataset=None if train_dataset is None else undecoded(with_pair_ids(train_dataset)),
+            train_dataset=None if train_dataset is None else self._guided(with_pair_ids(train_dataset), guide_model),
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             compute_metrics=compute_metrics,
@@ -145,7 +156,9 @@ class SaclTrainer(Trainer):
         self.objective = OBJECTIVES[args.objective].from_arguments(args)
         self.teacher = None if args.momentum is None else MomentumTeacher(self.model, args.momentum)
         self.queue = FeatureQueue(args.queue_size) if args.queue_size > 0 else None
-        self._fresh_features: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        # Guide features of the queued pairs, row by row beside the queue.
+        self.guide_queue = FeatureQueue(args.queue_size) if args.queue_size > 0 else None
+        self._fresh_features: list[tuple[PairFeatures, PairFeatures | None]] = []
         self._metrics: dict[str, dict[str, list[torch.Tensor]]] = {
             "train": defaultdict(list),
             "eval": defaultdict(list),
@@ -156,6 +169,10 @@ class SaclTrainer(Trainer):
     def _default_collator(self, processor: ProcessorMixin, args: SaclTrainingArguments) -> PairCollator:
         plain = PairCollator(processor, mlm_probability=args.mlm_probability if self._masks_text(args) else 0.0)
         return plain.for_training()
+
+    def _guided(self, dataset: Any, guide: Guide | None) -> Any:
+        """The training pairs, undecoded, with the features of the guide if there is one."""
+        return undecoded(dataset if guide is None else add_guide_features(dataset, guide))
 
     def _masks_text(self, args: SaclTrainingArguments) -> bool:
         return self._has_fusion and args.mlm_weight > 0
@@ -177,15 +194,16 @@ class SaclTrainer(Trainer):
         """
         teacher_outputs = self._ask_teacher(inputs)
         outputs = self._ask_model(model, inputs, teacher_outputs)
-        contrast = self.objective(self._contrastive_batch(outputs, teacher_outputs, inputs["pair_ids"]))
+        contrast = self.objective(self._contrastive_batch(outputs, teacher_outputs, inputs))
         losses = {**contrast.losses, **self._fusion_losses(outputs, teacher_outputs, inputs)}
         self._check_finite(losses, inputs["pair_ids"])
 
         loss = sum(getattr(self.args, name.replace("_loss", "_weight")) * value for name, value in losses.items())
         self._record({**losses, **contrast.metrics, **self._diagnostics(outputs)}, training=model.training)
         if model.training and self.queue is not None:
-            image_embeds, text_embeds = _normalized(outputs if teacher_outputs is None else teacher_outputs)
-            self._fresh_features.append((image_embeds.detach(), text_embeds.detach(), inputs["pair_ids"]))
+            keys = _normalized(outputs if teacher_outputs is None else teacher_outputs)
+            features = PairFeatures(keys[0].detach(), keys[1].detach(), inputs["pair_ids"])
+            self._fresh_features.append((features, _guide_features(inputs)))
         return (loss, outputs) if return_outputs else loss
 
     def _ask_teacher(self, inputs: dict[str, torch.Tensor]) -> ModelOutput | None:
@@ -218,19 +236,25 @@ class SaclTrainer(Trainer):
         return {name: value for name, value in {**inputs, **options}.items() if name in self._forward_arguments}
 
     def _contrastive_batch(
-        self, outputs: ModelOutput, teacher_outputs: ModelOutput | None, pair_ids: torch.Tensor
+        self, outputs: ModelOutput, teacher_outputs: ModelOutput | None, inputs: dict[str, torch.Tensor]
     ) -> ContrastiveBatch:
         """Anchors of this process; candidates of all processes, then of the queue; positives by pair id."""
-        queued = self.queue.features() if self.queue is not None and self.model.training else None
+        pair_ids = inputs["pair_ids"]
+        use_queue = self.queue is not None and self.model.training
+        queued = self.queue.features() if use_queue else None
         image_embeds, text_embeds = _normalized(outputs)
         candidate_images, candidate_texts, candidate_pair_ids = _candidates(
             PairFeatures(image_embeds, text_embeds, pair_ids), queued
         )
-        teacher_similarity = None
+        teacher_similarity = guide_similarity = None
         if teacher_outputs is not None:
-            teacher_images, teacher_texts = _normalized(teacher_outputs)
-            images, texts, _ = _candidates(PairFeatures(teacher_images, teacher_texts, pair_ids), queued)
-            teacher_similarity = (contrastive_logits(teacher_images, texts), contrastive_logits(teacher_texts, images))
+            teacher = PairFeatures(*_normalized(teacher_outputs), pair_ids)
+            teacher_similarity = _similarity(teacher, _candidates(teacher, queued))
+        guide, guide_share = _guide_features(inputs), self._guide_share()
+        if guide is not None and guide_share > 0:
+            guide_similarity = _similarity(
+                guide, _candidates(guide, self.guide_queue.features() if use_queue else None)
+            )
         return ContrastiveBatch(
             image_embeds=image_embeds,
             text_embeds=text_embeds,
@@ -239,7 +263,10 @@ class SaclTrainer(Trainer):
             positive_mask=find_positives(pair_ids, candidate_pair_ids),
             logit_scale=self._logit_scale(outputs),
             teacher_similarity=teacher_similarity,
-            regulation_strength=self._regulation_strength(),
+            guide_similarity=guide_similarity,
+            guide_share=guide_share,
+            # A guide knows from the start what an early model does not.
+            regulation_strength=self._regulation_strength(warmed_up=guide is not None),
             distillation_weight=self._distillation_weight(),
         )
 
@@ -287,8 +314,15 @@ class SaclTrainer(Trainer):
             return 1.0
         return min(1.0, self.state.global_step / steps)
 
-    def _regulation_strength(self) -> float:
-        return self.args.regulation_strength * self._ramp(self.args.regulation_warmup)
+    def _regulation_strength(self, warmed_up: bool = False) -> float:
+        return self.args.regulation_strength * (1.0 if warmed_up else self._ramp(self.args.regulation_warmup))
+
+    def _guide_share(self) -> float:
+        """The paper's alpha: 1 at the start of training, 0 from the end of `guide_duration` on."""
+        if not self.is_in_train:
+            return 0.0
+        progress = min(1.0, self.state.global_step / (self.args.guide_duration * self.state.max_steps))
+        return GUIDE_SCHEDULES[self.args.guide_schedule](progress)
 
     def _distillation_weight(self) -> float:
         return self.args.distillation_weight * self._ramp(self.args.distillation_warmup)
@@ -329,8 +363,10 @@ class SaclTrainer(Trainer):
         if self.teacher is not None:
             self.teacher.update(model)
         if self.queue is not None:
-            for features in self._fresh_features:
+            for features, guide_features in self._fresh_features:
                 self.queue.enqueue(*(gather(tensor) for tensor in features))
+                if guide_features is not None:
+                    self.guide_queue.enqueue(*(gather(tensor) for tensor in guide_features))
             self._fresh_features.clear()
 
     # ---------------------------------------------------------------------------------------------- optimiser
@@ -509,11 +545,9 @@ class SaclTrainer(Trainer):
 
     def _training_state(self) -> dict[str, torch.Tensor]:
         """Teacher and queue, under their own prefixes, as safetensors takes them."""
-        parts = {"teacher": self.teacher, "queue": self.queue}
         return {
             f"{prefix}.{name}": tensor.contiguous().cpu()
-            for prefix, part in parts.items()
-            if part is not None
+            for prefix, part in self._stateful_parts().items()
             for name, tensor in part.state_dict().items()
         }
 
@@ -527,12 +561,13 @@ class SaclTrainer(Trainer):
                 f"The momentum teacher and the queue cannot be restored from {path}: {error}. Resume from another "
                 "checkpoint, or start a new run from this one's model with `model=<its folder>`."
             ) from error
-        for prefix, part in {"teacher": self.teacher, "queue": self.queue}.items():
-            if part is not None:
-                own = {
-                    name.removeprefix(f"{prefix}."): t for name, t in state.items() if name.startswith(f"{prefix}.")
-                }
-                part.load_state_dict(own)
+        for prefix, part in self._stateful_parts().items():
+            start = f"{prefix}."
+            part.load_state_dict({name.removeprefix(start): t for name, t in state.items() if name.startswith(start)})
+
+    def _stateful_parts(self) -> dict[str, MomentumTeacher | FeatureQueue]:
+        parts = {"teacher": self.teacher, "queue": self.queue, "guide_queue": self.guide_queue}
+        return {prefix: part for prefix, part in parts.items() if part is not None}
 
 
 class _TrainingEvents(TrainerCallback):
@@ -557,6 +592,20 @@ def _candidates(batch: PairFeatures, queued: PairFeatures | None) -> PairFeature
     if queued is None:
         return gathered
     return PairFeatures(*(torch.cat([ours, old.to(ours.dtype)]) for ours, old in zip(gathered, queued, strict=True)))
+
+
+def _similarity(anchors: PairFeatures, candidates: PairFeatures) -> BothDirections:
+    """Cosines of images with candidate texts, and of texts with candidate images."""
+    return (
+        contrastive_logits(anchors.image_embeds, candidates.text_embeds),
+        contrastive_logits(anchors.text_embeds, candidates.image_embeds),
+    )
+
+
+def _guide_features(inputs: dict[str, torch.Tensor]) -> PairFeatures | None:
+    """The guide's features of the batch. A guide of one modality compares captions, or images, with each other."""
+    given = [inputs[column] for column in GUIDE_COLUMNS if column in inputs]
+    return PairFeatures(given[0], given[-1], inputs["pair_ids"]) if given else None
 
 
 def _normalized(outputs: ModelOutput) -> tuple[torch.Tensor, torch.Tensor]:

@@ -20,6 +20,10 @@ from .transforms import ImageDecodingError, decode_image, pair_augmentation, to_
 logger = logging.get_logger(__name__)
 
 UNREADABLE_IMAGE = "unreadable image"
+NOT_FINITE = "guide features that are not finite"
+
+# The columns of a guide's features, see [`add_guide_features`].
+GUIDE_COLUMNS = ("guide_image_embeds", "guide_text_embeds")
 
 # BERT (Devlin et al., 2019, section 3.1): of the tokens to predict, 80 % are replaced by the mask token, 10 % by a
 # random token, and 10 % stay.
@@ -58,6 +62,8 @@ class PairCollator:
     Giving positions rather than labels of full length lets the language-modelling head run on these positions alone,
     without a device synchronisation. Special tokens, unknown ones among them, and padding are never predicted; if a
     row has any other token, at least one is.
+
+    Guide features that rows carry (`guide_image_embeds`, `guide_text_embeds`) become float32 of shape `[batch, dim]`.
 
     A pair whose image cannot be read or whose captions are blank is left out, counted in `skipped`, and logged the
     first time each reason occurs. The batch gets smaller: repeating another pair in its place would put a duplicate
@@ -190,12 +196,14 @@ class PairCollator:
             `dict[str, torch.Tensor]`: The batch described above, of at most `len(rows)` pairs.
         """
         images, captions, identifiers, seeds = [], [], [], []
+        guide_features: dict[str, list[torch.Tensor]] = {name: [] for name in GUIDE_COLUMNS if name in rows[0]}
         reasons: Counter[str] = Counter()
         for row in rows:
             self._check_columns(row)
             try:
                 with seeded(row.get(ROW_SEED)):
                     image, caption = self._read(row)
+                features = {name: self._read_features(row, name) for name in guide_features}
             except _UnusablePair as problem:
                 reason, details = problem.args
                 if not self.skipped[reason]:
@@ -210,6 +218,8 @@ class PairCollator:
             captions.append(caption)
             identifiers.append(content_pair_id(row) if row.get("pair_id") is None else row["pair_id"])
             seeds.append(row.get(ROW_SEED))
+            for name, feature in features.items():
+                guide_features[name].append(feature)
         if not images:
             why = ", ".join(f"{count} with {reason}" for reason, count in reasons.items()) or "the batch is empty"
             raise ValueError(f"Of {len(rows)} pairs none is usable: {why}. Are the paths and the column names right?")
@@ -217,6 +227,7 @@ class PairCollator:
         batch = {"pixel_values": self._pixels(images), **self._tokens(captions)}
         special_tokens_mask = batch.pop("special_tokens_mask")
         batch["pair_ids"] = pair_ids_tensor(identifiers)
+        batch.update({name: torch.stack(features) for name, features in guide_features.items()})
         if self.mlm_probability:
             with seeded(None if None in seeds else hash_63_bits(repr(seeds).encode())):
                 batch.update(self._mask(batch["input_ids"], batch["attention_mask"], special_tokens_mask))
@@ -248,6 +259,13 @@ class PairCollator:
         if self.caption_sampling == "random" and len(captions) > 1:
             index = int(torch.randint(len(captions), ()))
         return image if self.image_transform is None else self._transformed(image), captions[index]
+
+    @staticmethod
+    def _read_features(row: Mapping[str, Any], name: str) -> torch.Tensor:
+        features = torch.as_tensor(row[name], dtype=torch.float32)
+        if not features.isfinite().all():
+            raise _UnusablePair(NOT_FINITE, f" ({name})")
+        return features
 
     # Images
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from modeling_sacl.loss_sacl import contrastive_logits, weighted_contrastive_loss
+from modeling_sacl.loss_sacl import contrastive_logits, mix_similarities, weighted_contrastive_loss
 
 
 # Cosines or distributions of images with candidate texts, and of texts with candidate images.
@@ -29,6 +29,10 @@ class ContrastiveBatch:
             The inverse of the temperature.
         teacher_similarity (two `torch.Tensor` of shape `(batch_size, num_candidates)`, *optional*):
             Cosines by the momentum teacher, image to text and text to image.
+        guide_similarity (two `torch.Tensor` of shape `(batch_size, num_candidates)`, *optional*):
+            Cosines by the guide, image to text and text to image.
+        guide_share (`float`, *optional*, defaults to 0.0):
+            The paper's alpha at this moment of training: 1 is the guide's similarity alone, 0 the model's.
         regulation_strength (`float`, *optional*, defaults to 0.0):
             The strength at this moment of training.
         distillation_weight (`float`, *optional*, defaults to 0.0):
@@ -42,16 +46,27 @@ class ContrastiveBatch:
     positive_mask: torch.Tensor
     logit_scale: torch.Tensor
     teacher_similarity: BothDirections | None = None
+    guide_similarity: BothDirections | None = None
+    guide_share: float = 0.0
     regulation_strength: float = 0.0
     distillation_weight: float = 0.0
 
     def similarity(self) -> BothDirections:
-        """Detached cosines that say how alike two pairs are: the teacher's if there is one, else the model's own."""
+        """
+        Detached cosines that say how alike two pairs are: the teacher's if there is one, else the model's own; mixed
+        with the guide's while there is one.
+        """
         if self.teacher_similarity is not None:
-            return self.teacher_similarity
+            image_to_text, text_to_image = self.teacher_similarity
+        else:
+            image_to_text = contrastive_logits(self.image_embeds.detach(), self.candidate_text_embeds.detach())
+            text_to_image = contrastive_logits(self.text_embeds.detach(), self.candidate_image_embeds.detach())
+        if self.guide_similarity is None:
+            return image_to_text, text_to_image
+        guide_image_to_text, guide_text_to_image = self.guide_similarity
         return (
-            contrastive_logits(self.image_embeds.detach(), self.candidate_text_embeds.detach()),
-            contrastive_logits(self.text_embeds.detach(), self.candidate_image_embeds.detach()),
+            mix_similarities(guide_image_to_text, image_to_text, self.guide_share),
+            mix_similarities(guide_text_to_image, text_to_image, self.guide_share),
         )
 
 

@@ -80,6 +80,8 @@ class SaclObjective(ContrastiveObjective):
             "regulation_weight_p5": sample.nanquantile(0.05),
             "regulation_strength": torch.tensor(float(batch.regulation_strength)),
         }
+        if batch.guide_similarity is not None:
+            metrics["guide_share"] = torch.tensor(float(batch.guide_share))
         if self.filter_threshold is not None:
             metrics["filtered_negatives"] = ((weights == 0) & negatives).sum() / count
         return metrics

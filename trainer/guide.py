@@ -1,0 +1,256 @@
+# Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""The guide: a frozen model that says how alike two pairs are while the model in training cannot tell yet."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import torch
+from torch import nn
+from transformers import AutoModel, AutoProcessor
+from transformers.utils import logging
+
+from .data.collator import GUIDE_COLUMNS
+from .data.pairs import clean_captions, undecoded
+from .data.transforms import ImageDecodingError, decode_image
+from .embedding import evaluation_mode, feature_encoder, text_options
+
+
+logger = logging.get_logger(__name__)
+
+# Rows whose features are written at a time: what an interruption can cost.
+_ROWS_PER_FILE = 4096
+
+
+class Guide:
+    r"""
+    A frozen model whose embeddings regulate the contrast at the beginning of training, before the model's own mean
+    anything (the paper's section 3.4). Two pairs are as alike as
+
+    - the image of one and the text of the other, for a dual encoder (SACL, CLIP, SigLIP ...): the paper's guide;
+    - their captions, for a text embedding model (any encoder of `AutoModel`, mean-pooled, or a
+      `SentenceTransformer`);
+    - their images, for an image embedding model (any `AutoModel` with `pooler_output` or a class token).
+
+    Args:
+        model (`nn.Module`):
+            The model. What it embeds is recognised by its methods and its processor.
+        processor ([`ProcessorMixin`], tokenizer or image processor, *optional*):
+            What prepares its inputs. Not needed for a `SentenceTransformer`, which has its own.
+
+    Raises:
+        ValueError: if neither texts nor images can be embedded with what is given.
+
+    Example:
+
+    ```python
+    >>> from trainer import Guide, SaclTrainer
+
+    >>> guide = Guide.from_pretrained("openai/clip-vit-base-patch32")
+    >>> SaclTrainer(model, args, train_dataset=pairs, processing_class=processor, guide_model=guide).train()
+    ```
+    """
+
+    # A module's attributes are tensors or modules to a type checker, its methods included.
+    model: Any
+
+    def __init__(self, model: nn.Module, processor: Any = None):
+        self.model = model
+        self.processor = processor
+        embedder = model if hasattr(model, "get_image_features") else getattr(model, "base_model", model)
+        if hasattr(embedder, "get_image_features") and hasattr(embedder, "get_text_features"):
+            self.kind = "image_text"
+        elif hasattr(model, "encode") or _is_tokenizer(processor):
+            self.kind = "text"
+        elif processor is not None and hasattr(processor, "image_mean"):
+            self.kind = "image"
+        else:
+            raise ValueError(
+                f"`{type(model).__name__}` with `{type(processor).__name__}` can embed neither texts nor images: give "
+                "a dual encoder and its processor, a text encoder and its tokenizer, an image encoder and its image "
+                "processor, or a `SentenceTransformer`."
+            )
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike) -> "Guide":
+        """The model of a folder or Hub id with the processor, tokenizer or image processor that lies beside it."""
+        return cls(AutoModel.from_pretrained(name), AutoProcessor.from_pretrained(name))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of features that this guide gives: one for each modality that it embeds."""
+        return tuple(column for column in GUIDE_COLUMNS if column.split("_")[1] in self.kind)
+
+    @torch.inference_mode()
+    def encode(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """
+        Embeds pairs.
+
+        Args:
+            rows (sequence of mappings):
+                Rows with `image` (decoded or not) and `caption` or `captions`. The text of a pair with several
+                captions is their mean direction.
+
+        Returns:
+            `dict[str, torch.Tensor]`: for each of `columns` float32 features of shape `(len(rows), dim)`,
+            L2-normalised. A pair whose image cannot be read has NaN, which the collator skips and counts.
+        """
+        features = {}
+        with evaluation_mode(self.model):
+            if "image" in self.kind:
+                features["guide_image_embeds"] = self._encode_images([row["image"] for row in rows])
+            if "text" in self.kind:
+                features["guide_text_embeds"] = self._encode_captions(
+                    [clean_captions(row.get("captions"), row.get("caption")) or [""] for row in rows]
+                )
+        return features
+
+    def _encode_images(self, images: list[Any]) -> torch.Tensor:
+        pictures, readable = [], []
+        for number, image in enumerate(images):
+            try:
+                pictures.append(decode_image(image))
+                readable.append(number)
+            except ImageDecodingError as error:
+                logger.warning_once(f"The guide cannot read an image ({error}); such pairs are skipped in training.")
+        if not pictures:
+            raise ValueError(f"None of {len(images)} images can be read. Are the paths right?")
+        if self.kind == "image_text":
+            inputs = self.processor(images=pictures, return_tensors="pt")
+            embeds = feature_encoder(self.model, "get_image_features")(inputs)
+        else:
+            outputs = self.model(**self.processor(pictures, return_tensors="pt").to(self.model.device))
+            pooled = outputs.get("pooler_output")
+            embeds = outputs.last_hidden_state[:, 0] if pooled is None else pooled.flatten(1)
+        embeds = nn.functional.normalize(embeds.float(), dim=-1).cpu()
+        features = torch.full((len(images), embeds.shape[1]), torch.nan)
+        features[torch.tensor(readable)] = embeds
+        return features
+
+    def _encode_captions(self, captions: list[list[str]]) -> torch.Tensor:
+        flat = [caption for texts in captions for caption in texts]
+        owner = torch.tensor([row for row, texts in enumerate(captions) for _ in texts])
+        embeds = nn.functional.normalize(self._encode_texts(flat).float().cpu(), dim=-1)
+        sums = torch.zeros(len(captions), embeds.shape[1]).index_add_(0, owner, embeds)
+        return nn.functional.normalize(sums, dim=-1)
+
+    def _encode_texts(self, texts: list[str]) -> torch.Tensor:
+        if hasattr(self.model, "encode"):
+            return torch.as_tensor(self.model.encode(texts, show_progress_bar=False))
+        tokenizer = getattr(self.processor, "tokenizer", self.processor)
+        inputs = tokenizer(texts, return_tensors="pt", **text_options(self.model, tokenizer, None))
+        if self.kind == "image_text":
+            return feature_encoder(self.model, "get_text_features")(inputs)
+        inputs = inputs.to(self.model.device)
+        tokens = self.model(**inputs).last_hidden_state.float()
+        mask = inputs["attention_mask"][:, :, None]
+        return (tokens * mask).sum(dim=1) / mask.sum(dim=1)
+
+    def fingerprint(self) -> str:
+        """A hash of the weights and the preprocessing: the same guide, the same features."""
+        digest = hashlib.blake2b(digest_size=12)
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(repr(self.processor).encode())
+        return digest.hexdigest()
+
+
+def _is_tokenizer(processor: Any) -> bool:
+    return hasattr(processor, "convert_tokens_to_ids")
+
+
+def add_guide_features(
+    dataset: datasets.Dataset,
+    guide: Guide,
+    *,
+    batch_size: int = 64,
+    cache_dir: str | os.PathLike | None = None,
+    show_progress: bool = True,
+) -> datasets.Dataset:
+    """
+    Writes the guide's features of every pair as columns of the data set, once; training then pays nothing for it.
+
+    Features are written to disk a few thousand rows at a time. An interrupted call goes on where it stopped, and a
+    repeated one reads what is there, as long as data set and guide are the same.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            Pairs as [`load_pairs`] gives them.
+        guide ([`Guide`]):
+            The guide.
+        batch_size (`int`, *optional*, defaults to 64):
+            Pairs per forward pass.
+        cache_dir (`str` or `os.PathLike`, *optional*):
+            Where features are kept. Defaults to a folder in the cache of `datasets`.
+        show_progress (`bool`, *optional*, defaults to `True`):
+            Whether to show a progress bar.
+
+    Returns:
+        [`~datasets.Dataset`]: the data set with `guide_image_embeds`, `guide_text_embeds`, or both: lists of float32.
+        One that has the guide's columns already is returned as it is.
+
+    Raises:
+        ValueError: if the data set has no length (features of a stream cannot be kept) or no rows.
+
+    Example:
+
+    ```python
+    >>> from trainer import Guide, add_guide_features
+
+    >>> pairs = add_guide_features(pairs, Guide.from_pretrained("openai/clip-vit-base-patch32"))
+    ```
+    """
+    if not isinstance(dataset, datasets.Dataset):
+        raise ValueError(
+            f"Guide features are kept beside a `datasets.Dataset`, not a `{type(dataset).__name__}`: save the stream "
+            "to disk first, or train it without a guide."
+        )
+    if len(dataset) == 0:
+        raise ValueError("The data set has no rows: nothing can be embedded.")
+    if set(guide.columns) <= set(dataset.column_names):
+        return dataset
+    root = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "guide_features")
+    folder = root / f"{dataset._fingerprint}-{guide.fingerprint()}"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    rows = undecoded(dataset)
+    files = []
+    starts = range(0, len(dataset), _ROWS_PER_FILE)
+    with logging.tqdm(total=len(dataset), desc="Guide features", disable=not show_progress) as bar:
+        for start in starts:
+            stop = min(start + _ROWS_PER_FILE, len(dataset))
+            file = folder / f"{start:012d}-{stop:012d}.arrow"
+            if file.exists():
+                bar.update(stop - start)
+            else:
+                _write_features(file, rows, range(start, stop), guide, batch_size, bar)
+            files.append(file)
+    features = datasets.concatenate_datasets([datasets.Dataset.from_file(str(file)) for file in files])
+    return datasets.concatenate_datasets([dataset, features], axis=1)
+
+
+def _write_features(
+    file: Path, rows: datasets.Dataset, numbers: range, guide: Guide, batch_size: int, bar: Any
+) -> None:
+    """Embeds some rows and writes them under a name that exists only when they are complete."""
+    parts: dict[str, list[torch.Tensor]] = {column: [] for column in guide.columns}
+    for start in range(numbers.start, numbers.stop, batch_size):
+        batch = [rows[number] for number in range(start, min(start + batch_size, numbers.stop))]
+        for column, embeds in guide.encode(batch).items():
+            parts[column].append(embeds)
+        bar.update(len(batch))
+    columns = {}
+    for column, batches in parts.items():
+        matrix = torch.cat(batches).numpy()
+        offsets = pa.array(range(0, matrix.size + 1, matrix.shape[1]), type=pa.int32())
+        columns[column] = pa.ListArray.from_arrays(offsets, pa.array(matrix.ravel(), type=pa.float32()))
+    table = pa.table(columns)
+    partial = file.with_suffix(f".{os.getpid()}.partial")
+    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    os.replace(partial, file)
