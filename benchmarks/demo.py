@@ -74,21 +74,21 @@ def main() -> None:
     minutes = [result["train"]["train_runtime"] / 60 for results in runs.values() for result in results]
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "datasets", "accelerate"))
     seeds = " ".join(map(str, args.seeds))
+    command = ["python benchmarks/demo.py --seeds", seeds, "--objectives", *args.objectives, *options]
     lines = [
         "# The demonstration",
         "",
-        f"`python benchmarks/demo.py --seeds {seeds} --objectives {' '.join(args.objectives)} {' '.join(options)}`".replace(
-            " `", "`"
-        ),
+        f"Written by `{' '.join(command)}`.",
         "",
-        f"Mean ± standard deviation over the seeds {', '.join(map(str, args.seeds))}; recall and nDCG in percent, with "
-        "the pictures of every vendor as correct answers. *untrained* is the first seed's model before training, "
-        "*chance* the exact expectation of a random ranking.",
+        f"Mean ± standard deviation over the seeds {seeds}; recall and nDCG in percent, every vendor's pictures as",
+        "correct answers. *untrained* is the first seed's model before training, *chance* the exact expectation of a",
+        "random ranking.",
         "",
         *table(runs),
         "",
         f"Training took {min(minutes):.1f} to {max(minutes):.1f} minutes a run on {os.cpu_count()} cores of "
-        f"{processor_name()}. Python {platform.python_version()}, {packages}.",
+        f"{processor_name()}.",
+        f"Python {platform.python_version()}, {packages}.",
         "",
     ]
     RESULTS.mkdir(parents=True, exist_ok=True)
