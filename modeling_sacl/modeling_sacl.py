@@ -301,7 +301,9 @@ class SaclFusionLayer(GradientCheckpointingLayer):
             # All tokens are looked at, but only those asked for look.
             key_value = self.self_attention.project_key_value(hidden_states)
             hidden_states = _take_tokens(hidden_states, output_positions)
-            attention_mask = None if attention_mask is None else attention_mask[:, :, : output_positions.shape[1]]
+            if attention_mask is not None:
+                # It is of padding alone, and so the same for every token that looks.
+                attention_mask = attention_mask[:, :, :1].expand(-1, -1, output_positions.shape[1], -1)
         attended, _ = self.self_attention(hidden_states, attention_mask, key_value, **kwargs)
         hidden_states = self.self_attention_layer_norm(hidden_states + self.dropout(attended))
 
@@ -371,6 +373,9 @@ class SaclPreTrainedModel(PreTrainedModel):
             config_kwargs:
                 Options of [`SaclConfig`], e.g. `projection_dim`.
 
+        Returns:
+            The model, in evaluation mode like one from [`~PreTrainedModel.from_pretrained`].
+
         Raises:
             ValueError: for a checkpoint of another family, or a split that asks for more layers than there are.
 
@@ -393,7 +398,7 @@ class SaclPreTrainedModel(PreTrainedModel):
         )
         model = cls(SaclConfig(**towers.config_options(), **config_kwargs))
         towers.copy_into(model)
-        return model
+        return model.eval()
 
 
 class SaclVisionModel(SaclPreTrainedModel):
@@ -514,8 +519,8 @@ class SaclFusionModel(SaclPreTrainedModel):
         *first_layers, last_layer = self.layers
         for layer in first_layers:
             hidden_states = layer(hidden_states, attention_mask, encoder_hidden_states, image_index, **kwargs)
-        # Flash attention unpads by a mask over tokens and cannot tell which of them the queries are.
-        inside = "flash" not in self.config._attn_implementation
+        # Others have masks of their own, that are not cut to some queries: flash attention's, flex attention's.
+        inside = self.config._attn_implementation in ("eager", "sdpa")
         hidden_states = last_layer(
             hidden_states,
             attention_mask,

@@ -51,10 +51,16 @@ _BERT_LAYER_TO_FUSION: Renaming = [
 _MASKED_LANGUAGE_HEAD: Renaming = [
     (r"cls\.predictions\.transform\.dense\.(.+)", r"dense.\1"),
     (r"cls\.predictions\.transform\.LayerNorm\.(.+)", r"layer_norm.\1"),
+    (r"cls\.predictions\.decoder\.weight", r"decoder.weight"),
     (r"cls\.predictions\.bias", r"decoder.bias"),
     (r"lm_head\.dense\.(.+)", r"dense.\1"),
     (r"lm_head\.layer_norm\.(.+)", r"layer_norm.\1"),
+    (r"lm_head\.decoder\.weight", r"decoder.weight"),
     (r"lm_head\.bias", r"decoder.bias"),
+    (r"generator_predictions\.dense\.(.+)", r"dense.\1"),
+    (r"generator_predictions\.LayerNorm\.(.+)", r"layer_norm.\1"),
+    (r"generator_lm_head\.weight", r"decoder.weight"),
+    (r"generator_lm_head\.bias", r"decoder.bias"),
 ]
 
 
@@ -231,7 +237,7 @@ def _load_text(text: str | PreTrainedModel) -> tuple[PreTrainedConfig, Weights, 
         name, model_type = text, AutoConfig.from_pretrained(text).model_type
         if model_type in AutoModelForMaskedLM._model_mapping._model_mapping:
             text, report = AutoModelForMaskedLM.from_pretrained(text, output_loading_info=True)
-            untrained_head = any(key.startswith(("cls.", "lm_head.")) for key in report["missing_keys"])
+            untrained_head = any(key.startswith(("cls.", "lm_head.", "generator_")) for key in report["missing_keys"])
         else:
             text = AutoModel.from_pretrained(text)
     else:

@@ -39,8 +39,10 @@ class MomentumTeacher:
             our_buffer.copy_(their_buffer)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The teacher's weights, each once: tied weights are not repeated."""
-        return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        """The teacher's weights and persistent buffers, each once: tied weights are not repeated."""
+        persistent = self.model.state_dict().keys()
+        buffers = {name: buffer for name, buffer in self.model.named_buffers() if name in persistent}
+        return {name: tensor.detach() for name, tensor in {**dict(self.model.named_parameters()), **buffers}.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
@@ -50,17 +52,17 @@ class MomentumTeacher:
         Raises:
             ValueError: if names or shapes are not those of the model.
         """
-        parameters = dict(self.model.named_parameters())
-        missing, unexpected = sorted(parameters.keys() - state.keys()), sorted(state.keys() - parameters.keys())
+        own = self.state_dict()
+        missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or unexpected:
             raise ValueError(
                 f"The saved momentum teacher is not of this model: missing {missing[:5]}, unexpected {unexpected[:5]}."
             )
-        for name, parameter in parameters.items():
-            if parameter.shape != state[name].shape:
+        for name, tensor in own.items():
+            if tensor.shape != state[name].shape:
                 raise ValueError(
                     f"The saved momentum teacher's `{name}` has shape {tuple(state[name].shape)}, the model's "
-                    f"{tuple(parameter.shape)}."
+                    f"{tuple(tensor.shape)}."
                 )
-        for name, parameter in parameters.items():
-            parameter.copy_(state[name])
+        for name, tensor in own.items():
+            tensor.copy_(state[name])

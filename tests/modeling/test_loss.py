@@ -16,6 +16,7 @@ from modeling_sacl.loss_sacl import (
     filter_log_weights,
     find_positives,
     log_regulation_weights,
+    mix_similarities,
     weighted_contrastive_loss,
 )
 
@@ -430,6 +431,35 @@ class TestLossProperties:
             weighted_contrastive_loss(logits, torch.eye(4, dtype=torch.bool), log_weights=log_weights).backward()
             pushes.append(logits.grad[0, 1].item())
         assert pushes[0] > pushes[1] > pushes[2] > 0
+
+
+class TestMixedSimilarity:
+    """The guide hands over to the model."""
+
+    @THOROUGH
+    @given(st.integers(0, 1000), st.floats(0, 1))
+    def test_is_the_printed_formula(self, seed, alpha):
+        guide, model = cosines(3, 4, seed=seed), cosines(3, 4, seed=seed + 1)
+        mixed = mix_similarities(guide, model, alpha)
+        expected = (alpha * guide.exp() + (1 - alpha) * model.exp()).log()
+        torch.testing.assert_close(mixed, expected, rtol=0, atol=1e-12)
+        assert (mixed >= torch.minimum(guide, model) - 1e-12).all()
+        assert (mixed <= torch.maximum(guide, model) + 1e-12).all()
+
+    def test_ends_are_one_of_the_two(self):
+        guide, model = cosines(3, 4), torch.full((3, 4), torch.nan).double()
+        assert torch.equal(mix_similarities(guide, model, 1.0), guide)
+        assert torch.equal(mix_similarities(model, guide, 0.0), guide)
+
+    def test_carries_no_gradient(self):
+        guide, model = cosines(3, 4).requires_grad_(), cosines(3, 4).requires_grad_()
+        for alpha in (0.0, 0.5, 1.0):
+            assert not mix_similarities(guide, model, alpha).requires_grad
+
+    @pytest.mark.parametrize("alpha", [-0.1, 1.1, math.nan])
+    def test_share_outside_of_zero_to_one_raises(self, alpha):
+        with pytest.raises(ValueError, match=f"`alpha`.*{alpha}"):
+            mix_similarities(cosines(2, 2), cosines(2, 2), alpha)
 
 
 class TestFilter:

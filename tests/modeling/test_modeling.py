@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from torch.nn.functional import cross_entropy, normalize
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import modeling_sacl.modeling_sacl as modeling
 from modeling_sacl import (
@@ -26,6 +28,7 @@ from modeling_sacl.loss_sacl import find_positives, log_regulation_weights
 from modeling_sacl.modeling_sacl import sample_hard_negatives
 
 from .common import (
+    CPU_BACKENDS,
     ModelTests,
     TextTowerTests,
     assert_same,
@@ -184,6 +187,32 @@ class TestSaclFusionModel(ModelTests):
         inputs["encoder_hidden_states"] = inputs["encoder_hidden_states"][:1]
         model(**inputs, image_index=torch.zeros(BATCH, dtype=torch.long))
         assert rows == [1]
+
+    @pytest.mark.parametrize("num_positions", [1, 3, LENGTH + 2])
+    @pytest.mark.parametrize("masked", [True, False])
+    @pytest.mark.parametrize("backend", [*CPU_BACKENDS, "another"])
+    def test_output_positions_are_those_tokens_of_the_full_output(
+        self, config, inputs, num_positions, masked, backend, monkeypatch
+    ):
+        # Another backend stands for flash attention and flex attention, whose masks cannot be cut.
+        monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "another", ALL_ATTENTION_FUNCTIONS["sdpa"])
+        monkeypatch.setitem(
+            ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, "another", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]
+        )
+        model = stir(build(SaclFusionModel, config, attn_implementation=backend))
+        generator = torch.Generator().manual_seed(1)
+        positions = torch.randint(0, LENGTH, (BATCH, num_positions), generator=generator)
+        if not masked:
+            inputs["attention_mask"] = None
+        some = model(**inputs, output_positions=positions).last_hidden_state
+        full = model(**inputs).last_hidden_state
+        expected = torch.stack([full[row, positions[row]] for row in range(BATCH)])
+        assert_same(some, expected, tolerance=1e-6)
+        weights = torch.randn(some.shape, generator=generator)
+        gradients, expected_gradients = (
+            torch.autograd.grad((weights * output).mean(), list(model.parameters())) for output in (some, expected)
+        )
+        assert_same(gradients, expected_gradients, tolerance=1e-6)
 
     def test_unequal_numbers_without_index_raise(self, config, inputs):
         inputs["encoder_hidden_states"] = inputs["encoder_hidden_states"][:3]

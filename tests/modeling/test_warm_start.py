@@ -386,11 +386,23 @@ class TestMaskedLanguageHead:
         checkpoint = make(model_class, config_class(**TEXT, pad_token_id=1))
         self.assert_equals(warm(text=checkpoint), checkpoint.lm_head)
 
+    def test_is_that_of_electra(self):
+        checkpoint = make(ElectraForMaskedLM, ElectraConfig(**TEXT, embedding_size=16))
+
+        def head(states):
+            return checkpoint.generator_lm_head(checkpoint.generator_predictions(states))
+
+        self.assert_equals(warm(text=checkpoint), head)
+
+    def test_takes_a_decoder_that_is_not_the_word_embeddings(self):
+        checkpoint = bert(BertForMaskedLM, tie_word_embeddings=False)
+        model = warm(text=checkpoint, tie_word_embeddings=False)
+        assert_same(model.mlm_head.decoder.weight, checkpoint.cls.predictions.decoder.weight)
+
     def test_starts_at_random_where_the_checkpoint_has_none(self):
-        for checkpoint in (bert(), make(ElectraForMaskedLM, ElectraConfig(**TEXT, embedding_size=16))):
-            head = warm(text=checkpoint).mlm_head
-            assert head.decoder.bias.count_nonzero() == 0
-            assert 0.01 < head.dense.weight.std() < 0.03
+        head = warm(text=bert()).mlm_head
+        assert head.decoder.bias.count_nonzero() == 0
+        assert 0.01 < head.dense.weight.std() < 0.03
 
     def test_dual_encoder_has_none(self):
         model = warm(text=bert(BertForMaskedLM), model_class=SaclModel)
