@@ -819,6 +819,8 @@ class SaclForPreTraining(SaclPreTrainedModel):
         # Where the word embeddings are depends on the text tower's family.
         name = next(name for name, module in self.named_modules() if module is word_embeddings)
         self._tied_weights_keys = {"mlm_head.decoder.weight": f"{name}.weight"}
+        if config.tie_word_embeddings:
+            self._keys_to_ignore_on_save = set(self._tied_weights_keys)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from .loss_sacl import _full_precision, filter_log_weights, find_positives, log_regulation_weights
 
@@ -86,7 +85,7 @@ class _LogSumExp:
 
 
 class _Direction:
-    """One direction of the loss, cut into tiles. Forward and backward compute them alike, to the last bit."""
+    """One direction of the loss, cut into tiles, of which forward and backward see the same."""
 
     def __init__(
         self,
@@ -282,7 +281,7 @@ class _StreamedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, options: _Options, *inputs: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(inputs[0].device.type, enabled=False):
+        with torch.autocast(inputs[1].device.type, enabled=False):
             losses, statistics = _Direction(options, *inputs).forward()
         has_positive = statistics.num_positives > 0
         num_counted = has_positive.sum().clamp(min=1)
@@ -293,13 +292,18 @@ class _StreamedLoss(torch.autograd.Function):
         return torch.where(has_positive, losses, left_out).sum() / num_counted
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        num_inputs = len(ctx.needs_input_grad) - 1
-        inputs, (row_weights, *statistics) = ctx.saved_tensors[:num_inputs], ctx.saved_tensors[num_inputs:]
+        # `once_differentiable` would let a gradient penalty pass unseen, as a constant.
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "The streamed contrastive loss is differentiable once: with `create_graph=True`, take the plain loss "
+                "of `loss_sacl`."
+            )
+        num_inputs, saved = len(ctx.needs_input_grad) - 1, ctx.saved_tensors
+        inputs, (row_weights, *statistics) = saved[:num_inputs], saved[num_inputs:]
         _, of_scale, of_anchors, _, _, _, *of_parts = ctx.needs_input_grad
         of_parts = of_parts[: ctx.options.num_parts]
-        with torch.autocast(inputs[0].device.type, enabled=False):
+        with torch.autocast(inputs[1].device.type, enabled=False):
             direction = _Direction(ctx.options, *inputs)
             by_anchors, by_parts = direction.backward(
                 _Statistics(*statistics), grad_output * row_weights, of_anchors or of_scale, of_parts
@@ -426,9 +430,9 @@ def streamed_contrastive_loss(
     ```
 
     Source: Jiang et al., ACL 2023 ([arXiv 2305.04474](https://huggingface.co/papers/2305.04474)), equations 6 to 9;
-    targets: Li et al., NeurIPS 2021 ([arXiv 2107.07651](https://huggingface.co/papers/2107.07651)), section 3.3; tiles:
-    Cheng et al., 2024 ([arXiv 2410.17243](https://huggingface.co/papers/2410.17243)), for InfoNCE; the running sum:
-    Milakov and Gimelshein, 2018 ([arXiv 1805.02867](https://huggingface.co/papers/1805.02867)).
+    the soft targets: Li et al., NeurIPS 2021 ([arXiv 2107.07651](https://huggingface.co/papers/2107.07651)), section
+    3.3; tiles for InfoNCE: Cheng et al., 2024 ([arXiv 2410.17243](https://huggingface.co/papers/2410.17243)); the
+    running sum: Milakov and Gimelshein, 2018 ([arXiv 1805.02867](https://huggingface.co/papers/1805.02867)).
     """
     candidates = _as_parts(candidate_embeds)
     _check_embeds(("anchor_embeds", "candidate_embeds"), anchor_embeds, candidates)

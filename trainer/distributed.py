@@ -12,37 +12,53 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def row_counts(tensor: torch.Tensor) -> list[int]:
+    """How many rows the tensor has in each process: batches may differ, at the end of an epoch or after a bad pair."""
+    if world_size() == 1:
+        return [len(tensor)]
+    count = torch.tensor([len(tensor)], device=tensor.device)
+    counts = [torch.empty_like(count) for _ in range(world_size())]
+    dist.all_gather(counts, count)
+    return torch.cat(counts).tolist()
+
+
 class _GatherWithGradient(torch.autograd.Function):
     """All-gather whose backward sums what every process derived for this process's rows."""
 
     @staticmethod
-    def forward(context: Any, tensor: torch.Tensor) -> torch.Tensor:
-        context.rows = len(tensor)
-        gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-        dist.all_gather(gathered, tensor.contiguous())
-        return torch.cat(gathered)
+    def forward(context: Any, tensor: torch.Tensor, counts: list[int]) -> torch.Tensor:
+        context.counts = counts
+        # Collectives want equal shapes: shorter parts are padded, and the padding is cut off again.
+        longest = max(counts)
+        padded = tensor.new_zeros(longest, *tensor.shape[1:])
+        padded[: len(tensor)] = tensor
+        gathered = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(gathered, padded)
+        return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
 
     @staticmethod
-    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         gradient = gradient.contiguous()
         dist.all_reduce(gradient)
-        start = dist.get_rank() * context.rows
-        return gradient[start : start + context.rows]
+        return gradient.split(context.counts)[dist.get_rank()], None
 
 
-def gather(tensor: torch.Tensor) -> torch.Tensor:
+def gather(tensor: torch.Tensor, counts: list[int] | None = None) -> torch.Tensor:
     r"""
     The rows of all processes, in the order of their ranks; differentiable. With one process, the tensor itself.
 
     The gradient of each process's loss reaches the rows wherever they were computed, so that the mean of gradients
-    over processes, which data-parallel training takes, is the gradient of the loss over the global batch.
+    over processes, which data-parallel training takes, is the gradient of the mean loss over processes.
 
     Args:
-        tensor (`torch.Tensor` of shape `(batch_size, ...)`): as many rows in every process.
+        tensor (`torch.Tensor` of shape `(batch_size, ...)`):
+            The batch size may differ between processes, the other sizes may not.
+        counts (`list[int]`, *optional*):
+            What [`row_counts`] returned for a tensor of this batch; saves asking the other processes again.
 
     Returns:
-        `torch.Tensor` of shape `(world_size * batch_size, ...)`.
+        `torch.Tensor` of shape `(global_batch_size, ...)`.
     """
     if world_size() == 1:
         return tensor
-    return _GatherWithGradient.apply(tensor)
+    return _GatherWithGradient.apply(tensor, row_counts(tensor) if counts is None else counts)

@@ -161,6 +161,8 @@ class SaclTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"`{name}` must be between {low} and {high}, got {value}.")
+        if not isinstance(self.queue_size, int):
+            raise ValueError(f"`queue_size` is a number of pairs, so an integer; got {self.queue_size!r}.")
         if self.guide_schedule not in GUIDE_SCHEDULES:
             raise ValueError(
                 f"`guide_schedule` must be one of {', '.join(GUIDE_SCHEDULES)}; got {self.guide_schedule!r}."

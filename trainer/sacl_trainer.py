@@ -28,7 +28,7 @@ from transformers.utils import ModelOutput
 from modeling_sacl.loss_sacl import contrastive_logits, find_positives
 
 from .data import PairCollator, SeededPairs, undecoded, with_pair_ids
-from .distributed import gather
+from .distributed import gather, row_counts
 from .evaluation import Relevance, evaluate_retrieval
 from .guide import GUIDE_COLUMNS, Guide, add_guide_features
 from .momentum import MomentumTeacher
@@ -126,8 +126,11 @@ class SaclTrainer(Trainer):
         if isinstance(model, str):
             processing_class = AutoProcessor.from_pretrained(model) if processing_class is None else processing_class
             model = _load_model(model)
-        self._forward_arguments = set(inspect.signature(model.forward).parameters)
+        base_model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._forward_arguments = set(inspect.signature(base_model.forward).parameters)
         self._has_fusion = "mlm_input_ids" in self._forward_arguments
+        if processing_class is None:
+            processing_class = getattr(data_collator, "processor", None)
         if data_collator is None:
             if processing_class is None:
                 raise ValueError(
@@ -194,11 +197,14 @@ class SaclTrainer(Trainer):
         """
         teacher_outputs = self._ask_teacher(inputs)
         outputs = self._ask_model(model, inputs, teacher_outputs)
-        contrast = self.objective(self._contrastive_batch(outputs, teacher_outputs, inputs))
+        counts = row_counts(inputs["pair_ids"])
+        contrast = self.objective(self._contrastive_batch(outputs, teacher_outputs, inputs, counts))
         losses = {**contrast.losses, **self._fusion_losses(outputs, teacher_outputs, inputs)}
         self._check_finite(losses, inputs["pair_ids"])
 
         loss = sum(getattr(self.args, name.replace("_loss", "_weight")) * value for name, value in losses.items())
+        # Data-parallel training takes the mean over processes; a smaller batch must not count as much as a larger one.
+        loss = loss * (len(inputs["pair_ids"]) * len(counts) / sum(counts))
         self._record({**losses, **contrast.metrics, **self._diagnostics(outputs)}, training=model.training)
         if model.training and self.queue is not None:
             keys = _normalized(outputs if teacher_outputs is None else teacher_outputs)
@@ -236,7 +242,11 @@ class SaclTrainer(Trainer):
         return {name: value for name, value in {**inputs, **options}.items() if name in self._forward_arguments}
 
     def _contrastive_batch(
-        self, outputs: ModelOutput, teacher_outputs: ModelOutput | None, inputs: dict[str, torch.Tensor]
+        self,
+        outputs: ModelOutput,
+        teacher_outputs: ModelOutput | None,
+        inputs: dict[str, torch.Tensor],
+        counts: list[int],
     ) -> ContrastiveBatch:
         """Anchors of this process; candidates of all processes, then of the queue; positives by pair id."""
         pair_ids = inputs["pair_ids"]
@@ -244,16 +254,16 @@ class SaclTrainer(Trainer):
         queued = self.queue.features() if use_queue else None
         image_embeds, text_embeds = _normalized(outputs)
         candidate_images, candidate_texts, candidate_pair_ids = _candidates(
-            PairFeatures(image_embeds, text_embeds, pair_ids), queued
+            PairFeatures(image_embeds, text_embeds, pair_ids), counts, queued
         )
         teacher_similarity = guide_similarity = None
         if teacher_outputs is not None:
             teacher = PairFeatures(*_normalized(teacher_outputs), pair_ids)
-            teacher_similarity = _similarity(teacher, _candidates(teacher, queued))
+            teacher_similarity = _similarity(teacher, _candidates(teacher, counts, queued))
         guide, guide_share = _guide_features(inputs), self._guide_share()
         if guide is not None and guide_share > 0:
             guide_similarity = _similarity(
-                guide, _candidates(guide, self.guide_queue.features() if use_queue else None)
+                guide, _candidates(guide, counts, self.guide_queue.features() if use_queue else None)
             )
         return ContrastiveBatch(
             image_embeds=image_embeds,
@@ -434,8 +444,8 @@ class SaclTrainer(Trainer):
         super().log(logs, start_time)
 
     def _check_finite(self, losses: dict[str, torch.Tensor], pair_ids: torch.Tensor) -> None:
-        broken = [name for name, value in losses.items() if not value.isfinite()]
-        if broken:
+        if not torch.stack(list(losses.values())).isfinite().all():
+            broken = [name for name, value in losses.items() if not value.isfinite()]
             raise FloatingPointError(
                 f"At step {self.state.global_step} {' and '.join(broken)} is not finite "
                 f"({', '.join(f'{name} = {value.item()}' for name, value in losses.items())}). Nothing was updated "
@@ -518,7 +528,7 @@ class SaclTrainer(Trainer):
             output = super().evaluation_loop(dataloader, description, *args, **kwargs)
         metrics = self._drain("eval")
         if description == "Evaluation" and self.processing_class is not None:
-            dataset = with_pair_ids(self._retrieval_dataset)
+            dataset = undecoded(with_pair_ids(self._retrieval_dataset))
             metrics |= evaluate_retrieval(
                 self.accelerator.unwrap_model(self.model),
                 dataset,
@@ -586,9 +596,9 @@ class _TrainingEvents(TrainerCallback):
         self.trainer.after_optimizer_step()
 
 
-def _candidates(batch: PairFeatures, queued: PairFeatures | None) -> PairFeatures:
+def _candidates(batch: PairFeatures, counts: list[int], queued: PairFeatures | None) -> PairFeatures:
     """The features of the global batch, followed by the queue's."""
-    gathered = PairFeatures(*(gather(tensor) for tensor in batch))
+    gathered = PairFeatures(*(gather(tensor, counts) for tensor in batch))
     if queued is None:
         return gathered
     return PairFeatures(*(torch.cat([ours, old.to(ours.dtype)]) for ours, old in zip(gathered, queued, strict=True)))

@@ -196,7 +196,9 @@ class PairCollator:
             `dict[str, torch.Tensor]`: The batch described above, of at most `len(rows)` pairs.
         """
         images, captions, identifiers, seeds = [], [], [], []
-        guide_features: dict[str, list[torch.Tensor]] = {name: [] for name in GUIDE_COLUMNS if rows and name in rows[0]}
+        guide_features: dict[str, list[torch.Tensor]] = {
+            name: [] for name in GUIDE_COLUMNS if rows and name in rows[0]
+        }
         reasons: Counter[str] = Counter()
         for row in rows:
             self._check_columns(row)
