@@ -1,12 +1,12 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """The streamed contrastive loss against the plain one: peak memory and time of forward and backward, as a file.
 
-    python benchmarks/streamed_loss.py
+    python benchmarks/streamed_loss.py --threads 1
 
-Random unit vectors in float32, one direction of the loss, gradients by anchors, batch candidates and scale. Each peak is
-measured in a process of its own, as the highest resident memory less what was resident before the call: inputs and
+Random unit vectors in float32, one direction of the loss, gradients by anchors, batch candidates and scale. Each peak
+is measured in a process of its own, as the highest resident memory less what was resident before the call: inputs and
 libraries do not count, gradients do. Times are taken in one process, the two losses in turn. Needs Linux, and for the
-default sizes about 10 GB of memory. Writes benchmarks/results/streamed_loss.md.
+default sizes about 14 GB of memory. Writes benchmarks/results/streamed_loss.md.
 """
 
 import argparse
@@ -155,15 +155,17 @@ def main() -> None:
     parser.add_argument("--queue_batch_size", type=int, default=256, help="of the loss with the queue")
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--block_size", type=int, default=DEFAULT_BLOCK_SIZE)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--setting", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--peak_of", choices=IMPLEMENTATIONS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.setting:
+        torch.set_num_threads(args.setting["threads"])
         print(json.dumps(peak(args.peak_of, args.setting) if args.peak_of else times(args.setting)))
         return
 
-    shared = {"dim": args.dim, "block_size": args.block_size, "repeats": args.repeats}
+    shared = {name: getattr(args, name) for name in ("dim", "block_size", "repeats", "threads")}
     rows = [
         measure({"batch_size": batch_size, "queue_size": queue_size, "strength": strength, **shared})
         for batch_size, queue_size in ((args.batch_size, 0), (args.queue_batch_size, args.queue_size))
@@ -171,7 +173,6 @@ def main() -> None:
     ]
     head = ["anchors x candidates", "strength", "plain peak", "streamed peak", "ratio"]
     head += ["plain time", "streamed time", "ratio (of each pair)", "difference"]
-    threads = torch.get_num_threads()
     lines = [
         "# The streamed contrastive loss",
         "",
@@ -187,8 +188,8 @@ def main() -> None:
         "|---" * 2 + "|---:" * (len(head) - 2) + "|",
         *("| " + " | ".join(row) + " |" for row in rows),
         "",
-        f"{threads} thread{'s' * (threads > 1)} of {processor_name()}. Python {platform.python_version()}, torch "
-        f"{torch.__version__}.",
+        f"{args.threads} thread{'s' * (args.threads > 1)} of {processor_name()}. Python "
+        f"{platform.python_version()}, torch {torch.__version__}.",
         "",
     ]
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
