@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 
-def _full_precision(tensor: torch.Tensor) -> torch.Tensor:
+def full_precision(tensor: torch.Tensor) -> torch.Tensor:
     """Half-precision tensors as float32; float32 and float64 as they are."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
@@ -56,7 +56,7 @@ def contrastive_logits(
             f"{candidate_embeds.shape[1]}."
         )
     with torch.autocast(anchor_embeds.device.type, enabled=False):
-        return logit_scale * (_full_precision(anchor_embeds) @ _full_precision(candidate_embeds).T)
+        return logit_scale * (full_precision(anchor_embeds) @ full_precision(candidate_embeds).T)
 
 
 def mix_similarities(guide: torch.Tensor, model: torch.Tensor, alpha: float) -> torch.Tensor:
@@ -79,7 +79,7 @@ def mix_similarities(guide: torch.Tensor, model: torch.Tensor, alpha: float) -> 
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"`alpha` is the guide's share, from 0 to 1, got {alpha}.")
-    guide, model = _full_precision(guide.detach()), _full_precision(model.detach())
+    guide, model = full_precision(guide.detach()), full_precision(model.detach())
     if alpha in (0, 1):
         return guide if alpha == 1 else model
     return torch.logaddexp(guide + math.log(alpha), model + math.log1p(-alpha))
@@ -108,7 +108,7 @@ def log_regulation_weights(
             f"negative), got shape {tuple(negative_mask.shape)} and dtype {negative_mask.dtype}."
         )
 
-    scores = -strength * _full_precision(similarity.detach())
+    scores = -strength * full_precision(similarity.detach())
     if strength == 0:
         return torch.zeros_like(scores)
     scores = scores.masked_fill(~negative_mask, -torch.inf)
@@ -247,7 +247,7 @@ def weighted_contrastive_loss(
             raise ValueError(
                 f"`{name}` must have the shape of the logits {tuple(logits.shape)}, got {tuple(tensor.shape)}."
             )
-    logits = _full_precision(logits)
+    logits = full_precision(logits)
     if log_weights is not None:
         logits = logits + log_weights.to(logits.dtype)
     num_positives = positive_mask.sum(dim=-1)
@@ -399,6 +399,7 @@ __all__ = [
     "contrastive_logits",
     "filter_log_weights",
     "find_positives",
+    "full_precision",
     "log_regulation_weights",
     "mix_similarities",
     "regulation_weights",

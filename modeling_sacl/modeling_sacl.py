@@ -33,6 +33,7 @@ from .configuration_sacl import SaclConfig, SaclFusionConfig, SaclVisionConfig
 from .loss_sacl import (
     contrastive_logits,
     find_positives,
+    full_precision,
     log_regulation_weights,
     similarity_regulated_contrastive_loss,
 )
@@ -924,10 +925,10 @@ class SaclForPreTraining(SaclPreTrainedModel):
                 **kwargs,
             ).last_hidden_state
         if with_itm:
-            outputs.itm_logits = self.itm_head(fused[: len(outputs.itm_labels), 0]).float()
+            outputs.itm_logits = full_precision(self.itm_head(fused[: len(outputs.itm_labels), 0]))
             outputs.itm_loss = nn.functional.cross_entropy(outputs.itm_logits, outputs.itm_labels)
         if mlm_input_ids is not None:
-            outputs.mlm_logits = self.mlm_head(fused[-len(batch) :, :num_masked]).float()
+            outputs.mlm_logits = full_precision(self.mlm_head(fused[-len(batch) :, :num_masked]))
             if mlm_labels is not None:
                 losses = nn.functional.cross_entropy(
                     outputs.mlm_logits.flatten(0, 1), mlm_labels.flatten(), reduction="sum"

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .loss_sacl import _full_precision, filter_log_weights, find_positives, log_regulation_weights
+from .loss_sacl import filter_log_weights, find_positives, full_precision, log_regulation_weights
 
 
 # One matrix, or several that count as one below the other.
@@ -102,9 +102,9 @@ class _Direction:
         self.regulated, self.distilled = options.strength > 0, options.distillation_weight > 0
         self.filtered = self.regulated and options.filter_threshold is not None
         self.candidates, self.similarity_candidates = parts[: options.num_parts], parts[options.num_parts :]
-        self.dtype = _full_precision(anchors).dtype
+        self.dtype = full_precision(anchors).dtype
         for part in self.candidates:
-            self.dtype = torch.promote_types(self.dtype, _full_precision(part).dtype)
+            self.dtype = torch.promote_types(self.dtype, full_precision(part).dtype)
         self.anchors = anchors.to(self.dtype)
         self.pair_ids, self.candidate_pair_ids = pair_ids, candidate_pair_ids
         # A similarity that nobody looks at is not worth a matrix product.
@@ -134,6 +134,7 @@ class _Direction:
                 for rows in _slices(len(self.anchors), size):
                     shape = len(self.pair_ids[rows]), len(candidates)
                     cosines, similarity = (memory[row, : shape[0] * shape[1]].view(shape) for row in (0, -1))
+                    # Autocast leaves products with `out=` alone, and products in place.
                     if with_logits or similarity_anchors is None:
                         torch.mm(self.anchors[rows], candidates.T, out=cosines)
                     if similarity_anchors is None:
@@ -281,8 +282,7 @@ class _StreamedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, options: _Options, *inputs: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(inputs[1].device.type, enabled=False):
-            losses, statistics = _Direction(options, *inputs).forward()
+        losses, statistics = _Direction(options, *inputs).forward()
         has_positive = statistics.num_positives > 0
         num_counted = has_positive.sum().clamp(min=1)
         ctx.options = options
@@ -303,11 +303,10 @@ class _StreamedLoss(torch.autograd.Function):
         inputs, (row_weights, *statistics) = saved[:num_inputs], saved[num_inputs:]
         _, of_scale, of_anchors, _, _, _, *of_parts = ctx.needs_input_grad
         of_parts = of_parts[: ctx.options.num_parts]
-        with torch.autocast(inputs[1].device.type, enabled=False):
-            direction = _Direction(ctx.options, *inputs)
-            by_anchors, by_parts = direction.backward(
-                _Statistics(*statistics), grad_output * row_weights, of_anchors or of_scale, of_parts
-            )
+        direction = _Direction(ctx.options, *inputs)
+        by_anchors, by_parts = direction.backward(
+            _Statistics(*statistics), grad_output * row_weights, of_anchors or of_scale, of_parts
+        )
         gradients: list[torch.Tensor | None] = [None] * num_inputs
         if of_scale:
             assert by_anchors is not None

@@ -70,6 +70,10 @@ class SaclTrainingArguments(TrainingArguments):
             Weight of the masked language modeling loss; 0 leaves it out. Only for models with that head.
         mlm_probability (`float`, *optional*, defaults to 0.15):
             Share of the tokens that is masked, when [`SaclTrainer`] makes the collator.
+        contrastive_chunk_size (`int`, *optional*):
+            Gradient caching: batches larger than this run through the model in chunks of this size, twice, while the
+            contrast still sees the whole of `per_device_train_batch_size`. The activations of one chunk live at a
+            time. (`gradient_accumulation_steps` saves memory too, but adds no negatives.)
         vision_learning_rate (`float`, *optional*):
             Learning rate of the image tower; `learning_rate` is then that of the rest. The paper takes 1e-5 beside
             1e-4.
@@ -136,6 +140,9 @@ class SaclTrainingArguments(TrainingArguments):
     mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens that is masked."})
 
     # Optimisation.
+    contrastive_chunk_size: int | None = field(
+        default=None, metadata={"help": "Pairs whose activations live at a time, in batches larger than that."}
+    )
     vision_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the image tower; learning_rate is that of the rest."}
     )
@@ -195,6 +202,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "itm_weight": (0, float("inf")),
     "mlm_weight": (0, float("inf")),
     "mlm_probability": (0, 1),
+    "contrastive_chunk_size": (1, float("inf")),
     "vision_learning_rate": (0, float("inf")),
     "min_temperature": (1e-6, float("inf")),
     "max_temperature": (1e-6, float("inf")),

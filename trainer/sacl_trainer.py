@@ -6,7 +6,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from modeling_sacl.loss_sacl import contrastive_logits, find_positives
 from .data import PairCollator, SeededPairs, undecoded, with_pair_ids
 from .distributed import gather, row_counts
 from .evaluation import Relevance, evaluate_retrieval
+from .grad_cache import RandomState, split_batch
 from .guide import GUIDE_COLUMNS, Guide, add_guide_features
 from .momentum import MomentumTeacher
 from .objectives import OBJECTIVES, BothDirections, ContrastiveBatch, distillation_loss
@@ -202,15 +203,83 @@ class SaclTrainer(Trainer):
         losses = {**contrast.losses, **self._fusion_losses(outputs, teacher_outputs, inputs)}
         self._check_finite(losses, inputs["pair_ids"])
 
-        loss = sum(getattr(self.args, name.replace("_loss", "_weight")) * value for name, value in losses.items())
-        # Data-parallel training takes the mean over processes; a smaller batch must not count as much as a larger one.
-        loss = loss * (len(inputs["pair_ids"]) * len(counts) / sum(counts))
+        loss = self._weighted_sum(losses) * _share_of_process(counts, len(inputs["pair_ids"]))
         self._record({**losses, **contrast.metrics, **self._diagnostics(outputs)}, training=model.training)
-        if model.training and self.queue is not None:
-            keys = _normalized(outputs if teacher_outputs is None else teacher_outputs)
-            features = PairFeatures(keys[0].detach(), keys[1].detach(), inputs["pair_ids"])
-            self._fresh_features.append((features, _guide_features(inputs)))
+        self._keep_for_queue(outputs if teacher_outputs is None else teacher_outputs, inputs)
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """One forward and backward: of the whole batch, or chunk by chunk if it exceeds `contrastive_chunk_size`."""
+        chunk_size = self.args.contrastive_chunk_size
+        if chunk_size is None or len(inputs["pair_ids"]) <= chunk_size:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        return self._cached_training_step(model, self._prepare_inputs(inputs), chunk_size)
+
+    def _cached_training_step(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], chunk_size: int
+    ) -> torch.Tensor:
+        """
+        The step of [`compute_loss`] with the activations of one chunk at a time. The contrast sees the whole batch;
+        matching draws its hard negatives within a chunk.
+        """
+        chunks = split_batch(inputs, chunk_size)
+        teachers = [self._ask_teacher(chunk) for chunk in chunks]
+        random_states, embeddings = [], []
+        for chunk in chunks:
+            random_states.append(RandomState())
+            with torch.no_grad():
+                embeddings.append(model(**self._model_inputs(chunk, with_mlm=False, with_itm=False)))
+
+        cached = _concatenated(embeddings)
+        cached["logit_scale"] = self._logit_scale(embeddings[0]).detach().clone()
+        leaves = [tensor.requires_grad_() for tensor in cached.values()]
+        teacher_outputs = None if self.teacher is None else _concatenated(teachers)
+        counts = row_counts(inputs["pair_ids"])
+        contrast = self.objective(self._contrastive_batch(cached, teacher_outputs, inputs, counts))
+        gradients = torch.autograd.grad(self._weighted_sum(contrast.losses), leaves)
+        self._check_finite(contrast.losses, inputs["pair_ids"])
+
+        share = _share_of_process(counts, len(inputs["pair_ids"])) / self.current_gradient_accumulation_steps
+        recorded = {**contrast.losses, **contrast.metrics}
+        total = self._weighted_sum(contrast.losses).detach() * share
+        for index, (chunk, teacher, state) in enumerate(zip(chunks, teachers, random_states, strict=True)):
+            last = index == len(chunks) - 1
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                with state.replayed():
+                    outputs = self._ask_model(model, chunk, teacher)
+                losses = self._fusion_losses(outputs, teacher, chunk)
+                self._check_finite(losses, chunk["pair_ids"])
+                parts = {name: value * _share_of_chunk(name, chunk, inputs) for name, value in losses.items()}
+                fusion = self._weighted_sum(parts) * share
+                rows = slice(index * chunk_size, (index + 1) * chunk_size)
+                carried = (outputs["image_embeds"] * gradients[0][rows]).sum()
+                carried = carried + (outputs["text_embeds"] * gradients[1][rows]).sum()
+                if index == 0:
+                    carried = carried + self._logit_scale(outputs) * gradients[2]
+                self.accelerator.backward(carried * share + fusion)
+            total = total + fusion.detach()
+            recorded.update({name: recorded.get(name, 0) + part.detach() for name, part in parts.items()})
+            self._record(self._diagnostics(outputs), training=True)
+        self._record(recorded, training=True)
+        self._keep_for_queue(cached if teacher_outputs is None else teacher_outputs, inputs)
+        return total
+
+    def _weighted_sum(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+        weighted = [getattr(self.args, name.replace("_loss", "_weight")) * value for name, value in losses.items()]
+        return torch.stack(weighted).sum() if weighted else torch.zeros((), device=self.args.device)
+
+    def _keep_for_queue(self, outputs: ModelOutput, inputs: dict[str, torch.Tensor]) -> None:
+        """The features of this batch enter the queue when the optimiser has moved the model."""
+        if self.model.training and self.queue is not None:
+            image_embeds, text_embeds = _normalized(outputs)
+            features = PairFeatures(image_embeds.detach(), text_embeds.detach(), inputs["pair_ids"])
+            self._fresh_features.append((features, _guide_features(inputs)))
 
     def _ask_teacher(self, inputs: dict[str, torch.Tensor]) -> ModelOutput | None:
         if self.teacher is None:
@@ -444,7 +513,7 @@ class SaclTrainer(Trainer):
         super().log(logs, start_time)
 
     def _check_finite(self, losses: dict[str, torch.Tensor], pair_ids: torch.Tensor) -> None:
-        if not torch.stack(list(losses.values())).isfinite().all():
+        if losses and not torch.stack(list(losses.values())).isfinite().all():
             broken = [name for name, value in losses.items() if not value.isfinite()]
             raise FloatingPointError(
                 f"At step {self.state.global_step} {' and '.join(broken)} is not finite "
@@ -616,6 +685,24 @@ def _guide_features(inputs: dict[str, torch.Tensor]) -> PairFeatures | None:
     """The guide's features of the batch. A guide of one modality compares captions, or images, with each other."""
     given = [inputs[column] for column in GUIDE_COLUMNS if column in inputs]
     return PairFeatures(given[0], given[-1], inputs["pair_ids"]) if given else None
+
+
+def _concatenated(chunks: list[ModelOutput]) -> dict[str, torch.Tensor]:
+    """The embeddings of a batch from those of its chunks."""
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in ("image_embeds", "text_embeds")}
+
+
+def _share_of_process(counts: list[int], rows: int) -> float:
+    """Data-parallel training takes the mean over processes; a smaller batch must not count as much as a larger one."""
+    return rows * len(counts) / sum(counts)
+
+
+def _share_of_chunk(name: str, chunk: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.Tensor | float:
+    """What a chunk's mean counts in the mean of the batch: by masked tokens for language modeling, else by rows."""
+    if name == "mlm_loss":
+        masked, all_masked = (part["mlm_labels"] != -100 for part in (chunk, batch))
+        return masked.sum() / all_masked.sum().clamp(min=1)
+    return len(chunk["pair_ids"]) / len(batch["pair_ids"])
 
 
 def _normalized(outputs: ModelOutput) -> tuple[torch.Tensor, torch.Tensor]:
