@@ -31,16 +31,6 @@ from trainer import (
 
 VOCABULARY = Path(__file__).parent / "data" / "emoji_vocabulary.txt"
 TEST_SPLITS = ("test_unseen_composition", "test_unseen_concept")
-QUERIES = (
-    "a woman with dark skin",
-    "man running: medium skin tone",
-    "smiling cat",
-    "red heart",
-    "musical instrument",
-    "fruit",
-    "clock",
-    "sad face",
-)
 
 
 @dataclass
@@ -170,14 +160,13 @@ def main() -> None:
     (output_dir / "metrics.json").write_text(json.dumps(report, indent=2))
     plot_training_curves(trainer.state.log_history, output_dir / "curves.png")
     search = ImageSearch(model.sacl, processor, emoji_pairs("test_unseen_concept"))
-    found = [search.images(search(query)) for query in QUERIES]
-    plot_retrieval_grid(QUERIES, found, output_dir / "found.png", title="Found among emoji never seen in training")
+    draw_found(search, output_dir / "found.png")
 
     print_table(results)
     print(
         f"\nTraining took {outcome.metrics['train_runtime']:.0f} s. In {output_dir}: model/, metrics.json, curves.png,"
     )
-    print("found.png (what eight queries find). The model loads anywhere with\n")
+    print("found.png (what eight texts find). The model loads anywhere with\n")
     print("    from transformers import AutoModel, AutoProcessor")
     print(f'    model = AutoModel.from_pretrained("{output_dir}/model", trust_remote_code=True)')
     print(f'    processor = AutoProcessor.from_pretrained("{output_dir}/model", trust_remote_code=True)\n')
@@ -185,6 +174,22 @@ def main() -> None:
         answer_queries(search, output_dir / "your_query.png")
     else:
         print(f'Ask it yourself: python examples/search.py --model {output_dir}/model --query "a yellow face"')
+
+
+def draw_found(search: ImageSearch, path: Path, num_queries: int = 8) -> None:
+    """Draws what some texts of the split find, not chosen but evenly spaced, and how relevant each image is."""
+    rows = list({caption: row for row, caption in enumerate(search.dataset["caption"])}.values())
+    rows = rows[:: len(rows) // num_queries][:num_queries]
+    queries = [search.dataset[row]["caption"] for row in rows]
+    found = [search(query) for query in queries]
+    relevance = EmojiRelevance(search.dataset)
+    grades = [
+        relevance(torch.tensor([image for image, _ in results]), torch.tensor([row]))[:, 0].tolist()
+        for row, results in zip(rows, found, strict=True)
+    ]
+    images = [search.images(results) for results in found]
+    title = "Found among emoji never seen in training (green: right, amber: related)"
+    plot_retrieval_grid(queries, images, path, grades=grades, title=title)
 
 
 def answer_queries(search: ImageSearch, path: Path) -> None:

@@ -16,6 +16,7 @@ from .configuration_sacl import SaclConfig, SaclFusionConfig, SaclVisionConfig
 from .loss_sacl import regulation_weights, similarity_regulated_contrastive_loss
 from .modeling_sacl import SaclForPreTraining, SaclFusionModel, SaclModel, SaclVisionModel
 from .processing_sacl import SaclProcessor
+from .streamed_loss_sacl import streamed_similarity_regulated_contrastive_loss
 
 
 AutoConfig.register("sacl", SaclConfig)
@@ -39,4 +40,5 @@ __all__ = [
     "SaclVisionModel",
     "regulation_weights",
     "similarity_regulated_contrastive_loss",
+    "streamed_similarity_regulated_contrastive_loss",
 ]

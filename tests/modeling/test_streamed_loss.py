@@ -577,6 +577,9 @@ class TestGradient:
         named.update(similarity_anchor_embeds=similar[0], similarity_candidate_embeds=similar[1:])
         streamed_contrastive_loss(**named).backward()
         assert all(tensor.grad is None for tensor in similar)
+        named.update(logit_scale=9.0, anchor_embeds=unit(BATCH, DIM), candidate_embeds=unit(BATCH + QUEUE, DIM))
+        named["similarity_candidate_embeds"] = torch.cat(similar[1:])
+        assert not streamed_contrastive_loss(**named).requires_grad
 
     def test_differentiable_once(self):
         named, (anchors, *_) = arguments(CASES["sacl"])
