@@ -16,8 +16,10 @@ _UNLIMITED = 10**6
 
 def feature_encoder(model: nn.Module, method_name: str) -> Callable[[Mapping[str, Any]], torch.Tensor]:
     """From what the processor returns to normalised embeddings, on the model's device and in its dtype."""
-    # A model with heads, such as `SaclForPreTraining`, keeps its dual encoder as the base model.
-    encoder = model if hasattr(model, method_name) else getattr(model, "base_model", None)
+    # An adapter wraps the model, and a model with heads, such as `SaclForPreTraining`, its dual encoder.
+    get_base_model = getattr(model, "get_base_model", None)
+    unwrapped = get_base_model() if callable(get_base_model) else model
+    encoder = unwrapped if hasattr(unwrapped, method_name) else getattr(unwrapped, "base_model", None)
     method = getattr(encoder, method_name, None)
     if not callable(method):
         raise TypeError(

@@ -10,7 +10,8 @@ from torch import nn
 class MomentumTeacher:
     r"""
     An exponential moving average of a model (ALBEF, section 3.3): `teacher = momentum * teacher + (1 - momentum) *
-    model`, after every optimiser step. It answers the model's calls in evaluation mode and without gradient.
+    model`, after every optimiser step. It answers the model's calls in evaluation mode and without gradient. What is
+    frozen in the model (a locked tower, everything beside an adapter) is shared with it, not copied.
 
     Args:
         model (`nn.Module`):
@@ -23,7 +24,10 @@ class MomentumTeacher:
         if not 0 <= momentum < 1:
             raise ValueError(f"`momentum` must be in [0, 1), got {momentum}.")
         self.momentum = momentum
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        frozen = {name: parameter for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        self._shared = set(frozen)
+        shared_by_id = {id(parameter): parameter for parameter in frozen.values()}
+        self.model = copy.deepcopy(model, shared_by_id).requires_grad_(False).eval()
 
     @torch.no_grad()
     def __call__(self, **inputs):
@@ -32,17 +36,19 @@ class MomentumTeacher:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Moves the teacher one step towards `model`; buffers are taken over as they are."""
-        ours = [parameter.detach() for parameter in self.model.parameters()]
-        theirs = [parameter.detach() for parameter in model.parameters()]
-        torch._foreach_lerp_(ours, theirs, 1 - self.momentum)
+        pairs = zip(self.model.parameters(), model.parameters(), strict=True)
+        moving = [(ours.detach(), theirs.detach()) for ours, theirs in pairs if ours is not theirs]
+        if moving:
+            torch._foreach_lerp_([ours for ours, _ in moving], [theirs for _, theirs in moving], 1 - self.momentum)
         for our_buffer, their_buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             our_buffer.copy_(their_buffer)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The teacher's weights and persistent buffers, each once: tied weights are not repeated."""
+        """The teacher's own weights and persistent buffers, each once: neither tied nor shared ones are repeated."""
         persistent = self.model.state_dict().keys()
+        weights = {name: weight for name, weight in self.model.named_parameters() if name not in self._shared}
         buffers = {name: buffer for name, buffer in self.model.named_buffers() if name in persistent}
-        return {name: tensor.detach() for name, tensor in {**dict(self.model.named_parameters()), **buffers}.items()}
+        return {name: tensor.detach() for name, tensor in {**weights, **buffers}.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:

@@ -23,7 +23,7 @@ from transformers import (
     Trainer,
     TrainerCallback,
 )
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, is_peft_available
 
 from modeling_sacl.loss_sacl import contrastive_logits, find_positives
 
@@ -68,6 +68,9 @@ class SaclTrainer(Trainer):
             A frozen model whose similarities regulate the contrast until the model's own are reliable
             (`guide_schedule`). Its features of the training pairs are computed once, before training, unless the data
             set has them already ([`add_guide_features`]). A bare model is taken to share `processing_class`.
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            Trains adapters instead of the model: it is wrapped by `peft.get_peft_model`, and adapters are what is
+            saved. Projections and heads train too if the config names them in `modules_to_save`.
         eval_relevance (`Callable[[Dataset], Relevance]`, *optional*):
             Makes, for an evaluation dataset, the graded relevance of its images and texts that nDCG counts. Without it
             a text is relevant to the images of its own pair.
@@ -116,6 +119,7 @@ class SaclTrainer(Trainer):
         eval_dataset: Any | dict[str, Any] | None = None,
         processing_class: ProcessorMixin | None = None,
         guide_model: Guide | PreTrainedModel | str | None = None,
+        peft_config: Any | None = None,
         eval_relevance: Callable[[Any], Relevance] | None = None,
         compute_metrics: Callable | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -127,6 +131,8 @@ class SaclTrainer(Trainer):
         if isinstance(model, str):
             processing_class = AutoProcessor.from_pretrained(model) if processing_class is None else processing_class
             model = _load_model(model)
+        if peft_config is not None:
+            model = _with_adapters(model, peft_config)
         base_model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._forward_arguments = set(inspect.signature(base_model.forward).parameters)
         self._has_fusion = "mlm_input_ids" in self._forward_arguments
@@ -711,6 +717,14 @@ def _normalized(outputs: ModelOutput) -> tuple[torch.Tensor, torch.Tensor]:
         nn.functional.normalize(outputs["image_embeds"], dim=-1),
         nn.functional.normalize(outputs["text_embeds"], dim=-1),
     )
+
+
+def _with_adapters(model: PreTrainedModel, peft_config: Any) -> PreTrainedModel:
+    if not is_peft_available():
+        raise ImportError("`peft_config` needs the library peft: `pip install peft`.")
+    from peft import get_peft_model
+
+    return get_peft_model(model, peft_config)
 
 
 def _load_model(name: str) -> PreTrainedModel:

@@ -36,7 +36,7 @@ def disturb(model, seed):
     """Something like an optimiser step."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in [parameter for parameter in model.parameters() if parameter.requires_grad]:
             parameter.add_(torch.randn(parameter.shape, generator=generator))
         model.norm.running_mean.add_(torch.randn(3, generator=generator))
         model.norm.num_batches_tracked.add_(1)
@@ -44,7 +44,9 @@ def disturb(model, seed):
 
 
 def numbers(model):
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    """The weights that are trained."""
+    weights = model.named_parameters()
+    return {name: weight.detach().clone() for name, weight in weights if not name.startswith("frozen")}
 
 
 class TestMomentumTeacher:
@@ -92,8 +94,14 @@ class TestMomentumTeacher:
         before = numbers(teacher.model)
         disturb(student, 1)
         assert all(torch.equal(before[name], now) for name, now in numbers(teacher.model).items())
-        ours = {parameter.data_ptr() for parameter in teacher.model.parameters()}
-        assert not ours & {parameter.data_ptr() for parameter in student.parameters()}
+        theirs = dict(student.named_parameters())
+        for name, parameter in teacher.model.named_parameters():
+            assert (parameter is theirs[name]) == name.startswith("frozen")
+
+    def test_an_entirely_frozen_model_is_its_own_teacher(self, student):
+        teacher = MomentumTeacher(student.requires_grad_(False), 0.9)
+        teacher.update(student)
+        assert set(teacher.state_dict()) == {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
 
     def test_answers_in_evaluation_mode_and_without_gradient(self, student):
         student.train()
@@ -131,8 +139,10 @@ class TestMomentumTeacherState:
         teacher = MomentumTeacher(student, 0.9)
         disturb(student, 1)
         teacher.update(student)
-        # Made from another model, as when the run starts anew: nothing of it may be left.
-        restored = MomentumTeacher(Student(), 0.9)
+        # Made from another model, as when the run starts anew: nothing of what is trained may be left of it.
+        other = Student()
+        other.frozen = student.frozen
+        restored = MomentumTeacher(other, 0.9)
         restored.load_state_dict({name: tensor.clone() for name, tensor in teacher.state_dict().items()})
         tokens = torch.arange(5)
         assert torch.equal(teacher(tokens=tokens), restored(tokens=tokens))
@@ -147,7 +157,7 @@ class TestMomentumTeacherState:
         assert len({tensor.data_ptr() for tensor in state.values()}) == len(state)
         assert set(numbers(student)) <= set(state)
         assert "norm.running_mean" in state
-        assert "decoder.weight" not in state and "scratch" not in state
+        assert "decoder.weight" not in state and "scratch" not in state and "frozen.weight" not in state
         assert not any(tensor.requires_grad for tensor in state.values())
 
     def test_a_model_with_other_names_raises(self, student):
