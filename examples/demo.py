@@ -38,7 +38,7 @@ class DemoArguments(SaclTrainingArguments):
     """[`SaclTrainingArguments`] with the values that learn most in a few minutes on two cores."""
 
     output_dir: str = field(default="runs/demo", metadata={"help": "Where everything is written."})
-    num_train_epochs: float = field(default=18)
+    num_train_epochs: float = field(default=16)
     per_device_train_batch_size: int = field(default=128)
     per_device_eval_batch_size: int = field(default=256)
     learning_rate: float = field(default=1e-3)
