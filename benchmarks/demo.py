@@ -3,8 +3,8 @@
 
     python benchmarks/demo.py --seeds 42 43 44
 
-Runs examples/demo.py once for each objective and seed, one after another, and writes benchmarks/results/demo.md and
-demo.json. A run that is already in the output folder is not repeated. Options after `--` go to the demonstration.
+Runs examples/demo.py once for each objective and seed and writes benchmarks/results/demo.md and demo.json. A run that
+is already in the output folder is not repeated. Options that this script does not know go to the demonstration.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import platform
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,14 +32,16 @@ def processor_name() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
-def run(objective: str, seed: int, folder: Path, options: list[str]) -> dict:
+def run(objective: str, seed: int, folder: Path, jobs: int, options: list[str]) -> dict:
     """The metrics of one run, from its folder if it is there."""
     output_dir = folder / f"{objective}-{seed}"
     if not (output_dir / "metrics.json").exists():
         command = [sys.executable, str(ROOT / "examples" / "demo.py"), "--output_dir", str(output_dir)]
         command += ["--objective", objective, "--seed", str(seed), *options]
         print("$", " ".join(command), flush=True)
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, env=environment)
     return json.loads((output_dir / "metrics.json").read_text())
 
 
@@ -64,17 +67,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("--objectives", nargs="+", default=["sacl"])
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, which share the processor's cores")
     parser.add_argument("--output_dir", type=Path, default=ROOT / "runs" / "benchmark_demo")
     args, options = parser.parse_known_args()
 
-    runs = {
-        objective: [run(objective, seed, args.output_dir, options) for seed in args.seeds]
-        for objective in args.objectives
-    }
+    with ThreadPoolExecutor(args.jobs) as pool:
+        pending = {
+            objective: [pool.submit(run, objective, seed, args.output_dir, args.jobs, options) for seed in args.seeds]
+            for objective in args.objectives
+        }
+        runs = {objective: [future.result() for future in futures] for objective, futures in pending.items()}
     minutes = [result["train"]["train_runtime"] / 60 for results in runs.values() for result in results]
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "datasets", "accelerate"))
     seeds = " ".join(map(str, args.seeds))
-    command = ["python benchmarks/demo.py --seeds", seeds, "--objectives", *args.objectives, *options]
+    command = ["python benchmarks/demo.py --seeds", seeds, "--objectives", *args.objectives, "--jobs", str(args.jobs)]
+    command += options
     lines = [
         "# The demonstration",
         "",
@@ -86,8 +93,8 @@ def main() -> None:
         "",
         *table(runs),
         "",
-        f"Training took {min(minutes):.1f} to {max(minutes):.1f} minutes a run on {os.cpu_count()} cores of "
-        f"{processor_name()}.",
+        f"Training took {min(minutes):.1f} to {max(minutes):.1f} minutes a run, up to {args.jobs} side by side, on "
+        f"{os.cpu_count()} cores of {processor_name()}.",
         f"Python {platform.python_version()}, {packages}.",
         "",
     ]
