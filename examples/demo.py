@@ -4,7 +4,7 @@
     python examples/demo.py --output_dir runs/demo
 
 Any option of SaclTrainingArguments can be given too: `--objective infonce`, `--seed 1`, `--max_steps 100` ...
-In the output folder: model/ (loads with `AutoModel.from_pretrained`), metrics.json, curves.png, found.png.
+In the output folder: model/ (loads with `AutoModel.from_pretrained`), metrics.json, curves.png, found_*.png.
 """
 
 import json
@@ -160,24 +160,25 @@ def main() -> None:
     report = {"seed": args.seed, "objective": args.objective, "train": outcome.metrics, **results}
     (output_dir / "metrics.json").write_text(json.dumps(report, indent=2))
     plot_training_curves(trainer.state.log_history, output_dir / "curves.png")
-    search = ImageSearch(model.sacl, processor, emoji_pairs("test_unseen_concept"))
-    draw_found(search, output_dir / "found.png")
+    searches = {split: ImageSearch(model.sacl, processor, emoji_pairs(split)) for split in TEST_SPLITS}
+    for split, search in searches.items():
+        draw_found(search, split, output_dir / f"found_{split}.png")
 
     print_table(results)
     print(
         f"\nTraining took {outcome.metrics['train_runtime']:.0f} s. In {output_dir}: model/, metrics.json, curves.png,"
     )
-    print("found.png (what eight texts find). The model loads anywhere with\n")
+    print("found_*.png (what eight texts of each test split find). The model loads anywhere with\n")
     print("    from transformers import AutoModel, AutoProcessor")
     print(f'    model = AutoModel.from_pretrained("{output_dir}/model", trust_remote_code=True)')
     print(f'    processor = AutoProcessor.from_pretrained("{output_dir}/model", trust_remote_code=True)\n')
     if sys.stdin.isatty():
-        answer_queries(search, output_dir / "your_query.png")
+        answer_queries(searches["test_unseen_concept"], output_dir / "your_query.png")
     else:
         print(f'Ask it yourself: python examples/search.py --model {output_dir}/model --query "a yellow face"')
 
 
-def draw_found(search: ImageSearch, path: Path, num_queries: int = 8) -> None:
+def draw_found(search: ImageSearch, split: str, path: Path, num_queries: int = 8) -> None:
     """Draws what some texts of the split find, not chosen but evenly spaced, and how relevant each image is."""
     rows = list({caption: row for row, caption in enumerate(search.dataset["caption"])}.values())
     rows = rows[:: len(rows) // num_queries][:num_queries]
@@ -189,7 +190,7 @@ def draw_found(search: ImageSearch, path: Path, num_queries: int = 8) -> None:
         for row, results in zip(rows, found, strict=True)
     ]
     images = [search.images(results) for results in found]
-    title = "Found among emoji never seen in training (green: right, amber: related)"
+    title = f"What eight texts find in {split} (green: right, amber: related)"
     plot_retrieval_grid(queries, images, path, grades=grades, title=title)
 
 

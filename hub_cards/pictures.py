@@ -124,4 +124,4 @@ def plot_retrieval_grid(
                     spine.set(visible=True, color=color, linewidth=2)
     if title:
         figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=90)

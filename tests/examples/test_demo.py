@@ -15,6 +15,7 @@ import modeling_sacl  # noqa: F401  (registers the Auto classes)
 
 
 ROOT = Path(__file__).parents[2]
+PICTURES = ("curves.png", "found_test_unseen_composition.png", "found_test_unseen_concept.png")
 
 
 def run(script: str, *arguments: str) -> str:
@@ -57,7 +58,7 @@ class TestDemo:
         assert 3 < metrics["chance"]["test_unseen_concept"]["text_to_image_recall@10"] < 6
 
     def test_pictures_are_drawn(self, demo):
-        assert all((demo[0] / name).stat().st_size > 10_000 for name in ("curves.png", "found.png"))
+        assert all((demo[0] / name).stat().st_size > 10_000 for name in PICTURES)
 
     def test_checkpoint_loads_and_has_no_training_state(self, demo):
         model_dir = demo[0] / "model"
