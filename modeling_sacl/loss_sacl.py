@@ -23,6 +23,21 @@ def full_precision(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
+def check_comparable(names: tuple[str, str], anchors: torch.Tensor, candidates: tuple[torch.Tensor, ...]) -> None:
+    """Raises a ValueError unless anchors and all parts of the candidates are floating matrices of one width."""
+    for name, embeds in ((names[0], anchors), *((names[1], part) for part in candidates)):
+        if embeds.dim() != 2 or not embeds.is_floating_point():
+            raise ValueError(
+                f"`{name}` must be a floating tensor of shape (batch, dim), got shape {tuple(embeds.shape)} and dtype "
+                f"{embeds.dtype}."
+            )
+        if embeds.shape[1] != anchors.shape[1]:
+            raise ValueError(
+                f"`{names[0]}` and `{names[1]}` must have the same width to be compared, got {anchors.shape[1]} and "
+                f"{embeds.shape[1]}."
+            )
+
+
 def contrastive_logits(
     anchor_embeds: torch.Tensor, candidate_embeds: torch.Tensor, logit_scale: torch.Tensor | float = 1.0
 ) -> torch.Tensor:
@@ -44,17 +59,7 @@ def contrastive_logits(
     Raises:
         ValueError: if the embeddings are not two floating matrices of the same width.
     """
-    for name, embeds in (("anchor_embeds", anchor_embeds), ("candidate_embeds", candidate_embeds)):
-        if embeds.dim() != 2 or not embeds.is_floating_point():
-            raise ValueError(
-                f"`{name}` must be a floating tensor of shape (batch, dim), got shape {tuple(embeds.shape)} and dtype "
-                f"{embeds.dtype}."
-            )
-    if anchor_embeds.shape[1] != candidate_embeds.shape[1]:
-        raise ValueError(
-            f"Anchors and candidates must have the same width to be compared, got {anchor_embeds.shape[1]} and "
-            f"{candidate_embeds.shape[1]}."
-        )
+    check_comparable(("anchor_embeds", "candidate_embeds"), anchor_embeds, (candidate_embeds,))
     with torch.autocast(anchor_embeds.device.type, enabled=False):
         return logit_scale * (full_precision(anchor_embeds) @ full_precision(candidate_embeds).T)
 
@@ -396,6 +401,7 @@ def similarity_regulated_contrastive_loss(
 
 
 __all__ = [
+    "check_comparable",
     "contrastive_logits",
     "filter_log_weights",
     "find_positives",

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .loss_sacl import filter_log_weights, find_positives, full_precision, log_regulation_weights
+from .loss_sacl import check_comparable, filter_log_weights, find_positives, full_precision, log_regulation_weights
 
 
 # One matrix, or several that count as one below the other.
@@ -330,17 +330,7 @@ def _check_embeds(names: tuple[str, str], anchors: torch.Tensor, candidates: tup
     """Anchors and candidates are floating matrices that can be compared."""
     if not candidates:
         raise ValueError(f"`{names[1]}` must be a tensor or hold at least one, got none.")
-    for name, embeds in ((names[0], anchors), *((names[1], part) for part in candidates)):
-        if embeds.dim() != 2 or not embeds.is_floating_point():
-            raise ValueError(
-                f"`{name}` must be floating, of shape (batch, dim), got shape {tuple(embeds.shape)} and dtype "
-                f"{embeds.dtype}."
-            )
-        if embeds.shape[1] != anchors.shape[1]:
-            raise ValueError(
-                f"`{names[0]}` and `{names[1]}` must have the same width to be compared, got {anchors.shape[1]} and "
-                f"{embeds.shape[1]}."
-            )
+    check_comparable(names, anchors, candidates)
 
 
 def streamed_contrastive_loss(
