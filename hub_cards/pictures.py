@@ -1,11 +1,20 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Pictures of a run: its curves, and what a text finds. They need matplotlib (`pip install sacl[demo]`)."""
+"""Pictures of a run and its model: curves, what a text finds, which patches of an image are looked at.
+
+They need matplotlib (`pip install sacl[demo]`).
+"""
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import PIL.Image
+import torch
+from transformers import PreTrainedModel, ProcessorMixin
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 # One panel each; a panel without any of its curves in the log is left out.
@@ -125,3 +134,80 @@ def plot_retrieval_grid(
     if title:
         figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=90)
+
+
+@torch.no_grad()
+def visualize_patch_selection(
+    model: PreTrainedModel, processor: ProcessorMixin, image: PIL.Image.Image, text: str | None = None
+) -> "Figure":
+    """
+    Draws an image as the model sees it, and beside it which of its patches each selection layer keeps: the others are
+    dimmed.
+
+    Args:
+        model ([`SaclModel`] or one with heads):
+            A model that selects patches, in evaluation mode.
+        processor ([`SaclProcessor`]):
+            Its processor.
+        image (`PIL.Image.Image`):
+            The image.
+        text (`str`, *optional*):
+            The text that chooses the patches, for a model with `patch_selection_guide="text"`. Without it the image's
+            own class token chooses.
+
+    Returns:
+        `matplotlib.figure.Figure`: to be shown or saved.
+
+    Raises:
+        ValueError: if the model selects no patches, or has a text that cannot choose.
+
+    Example:
+
+    ```python
+    >>> model.set_patch_selection(keep_rate=0.7, guide="text")
+    >>> visualize_patch_selection(model, processor, image, "a red bus").savefig("patches.png")
+    ```
+    """
+    from matplotlib.figure import Figure
+
+    tower = model.base_model.vision_model
+    if not tower.config.selects_patches:
+        raise ValueError("The model keeps all patches: let it select, by `model.set_patch_selection(keep_rate=0.7)`.")
+    if text is not None and tower.config.patch_selection_guide != "text":
+        raise ValueError(
+            "A text was given, but the image chooses its patches: leave the text out, or let it choose by "
+            '`model.set_patch_selection(guide="text")`.'
+        )
+    pixel_values = processor(images=image, return_tensors="pt")["pixel_values"].to(tower.device, tower.dtype)
+    guide = {}
+    if text is not None:
+        tokens = processor(text=text, return_tensors="pt").to(tower.device)
+        guide["text_states"] = model.base_model.get_text_features(**tokens).last_hidden_state[:, 0]
+    kept_patches = tower(pixel_values, interpolate_pos_encoding=True, **guide).kept_patches
+
+    pixels, patch_size = _undo_normalization(pixel_values[0], processor.image_processor), tower.config.patch_size
+    rows, columns = pixels.shape[0] // patch_size, pixels.shape[1] // patch_size
+    panels = {"image": pixels}
+    for layer, (places,) in zip(tower.config.resolved_patch_selection_layers, kept_patches, strict=True):
+        places = places[places >= 0].cpu()  # A fused token of an earlier selection has no place.
+        brightness = torch.full((rows * columns,), 0.2).index_fill(0, places, 1.0).view(rows, columns, 1)
+        brightness = brightness.repeat_interleave(patch_size, 0).repeat_interleave(patch_size, 1)
+        panels[f"layer {layer}: {len(places)} of {rows * columns} patches"] = pixels * brightness
+
+    figure = Figure(figsize=(3 * len(panels), 3.4 if text is None else 3.7), layout="constrained")
+    for axis, (title, panel) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        axis.imshow(panel.numpy())
+        axis.set_title(title, fontsize=10)
+        axis.axis("off")
+    if text is not None:
+        figure.suptitle(text, fontsize=11)
+    return figure
+
+
+def _undo_normalization(pixel_values: torch.Tensor, image_processor: Any) -> torch.Tensor:
+    """The image, of shape `(height, width, num_channels)` and in [0, 1], that became `pixel_values`."""
+    pixels = pixel_values.float().cpu()
+    if image_processor.do_normalize:
+        mean, std = torch.tensor(image_processor.image_mean), torch.tensor(image_processor.image_std)
+        pixels = pixels * std.view(-1, 1, 1) + mean.view(-1, 1, 1)
+    return pixels.clamp(0, 1).permute(1, 2, 0)

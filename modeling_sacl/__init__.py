@@ -15,6 +15,7 @@ from transformers import (
 from .configuration_sacl import SaclConfig, SaclFusionConfig, SaclVisionConfig
 from .loss_sacl import regulation_weights, similarity_regulated_contrastive_loss
 from .modeling_sacl import SaclForPreTraining, SaclFusionModel, SaclModel, SaclVisionModel
+from .patch_selection_sacl import patch_relevance, select_patches
 from .processing_sacl import SaclProcessor
 from .streamed_loss_sacl import streamed_similarity_regulated_contrastive_loss
 
@@ -38,7 +39,9 @@ __all__ = [
     "SaclProcessor",
     "SaclVisionConfig",
     "SaclVisionModel",
+    "patch_relevance",
     "regulation_weights",
+    "select_patches",
     "similarity_regulated_contrastive_loss",
     "streamed_similarity_regulated_contrastive_loss",
 ]

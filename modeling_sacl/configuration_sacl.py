@@ -19,6 +19,8 @@ AUTO_MAP = {
     "AutoProcessor": "processing_sacl.SaclProcessor",
 }
 
+PATCH_SELECTION_GUIDES = ("image", "text")
+
 # What `PreTrainedConfig` itself takes beside the fields of the dataclass.
 _INHERITED_ARGUMENTS = {
     "attn_implementation",
@@ -67,6 +69,30 @@ def _check_heads(config: PreTrainedConfig) -> None:
         )
 
 
+def _check_patch_selection(config: "SaclVisionConfig") -> None:
+    if config.patch_selection_guide not in PATCH_SELECTION_GUIDES:
+        raise ValueError(
+            f"`patch_selection_guide` must be one of {', '.join(map(repr, PATCH_SELECTION_GUIDES))}, got "
+            f"{config.patch_selection_guide!r}."
+        )
+    layers, depth = config.patch_selection_layers, config.num_hidden_layers
+    if layers is not None and (layers != sorted(set(layers)) or not layers or layers[0] < 1 or layers[-1] > depth):
+        raise ValueError(
+            f"`patch_selection_layers` must name layers between 1 and `num_hidden_layers` ({depth}), each once and in "
+            f"ascending order, got {layers}; for no selection set `patch_keep_rate=1.0`."
+        )
+    layers, rates = config.resolved_patch_selection_layers, config.resolved_patch_keep_rates
+    if not all(0 < rate <= 1 for rate in rates):
+        raise ValueError(
+            f"`patch_keep_rate` must be in (0, 1], where 1 keeps all patches; got {config.patch_keep_rate}."
+        )
+    if len(rates) != len(layers):
+        raise ValueError(
+            f"`patch_keep_rate` has {len(rates)} values for the {len(layers)} `patch_selection_layers` {layers}: give "
+            "one for each, or a single number for all."
+        )
+
+
 @strict
 class SaclVisionConfig(PreTrainedConfig):
     r"""
@@ -104,6 +130,18 @@ class SaclVisionConfig(PreTrainedConfig):
             Whether the patch convolution has a bias.
         pre_layernorm (`bool`, *optional*, defaults to `False`):
             Whether a layer norm stands between the embeddings and the first layer, as in CLIP.
+        patch_keep_rate (`float` or `list[float]`, *optional*, defaults to 1.0):
+            Share of the patch tokens that a selection keeps, in (0, 1]: one for all selection layers, or one for each.
+            1.0 is no selection; TRIPS uses 0.7. [`~SaclPreTrainedModel.set_patch_selection`] changes it later.
+        patch_selection_layers (`list[int]`, *optional*):
+            The layers that select, counted from 1. Defaults to the 5th and 10th of 12, as in TRIPS, and to layers at
+            the same share of another depth.
+        patch_selection_guide (`str`, *optional*, defaults to `"image"`):
+            What ranks the patches. `"image"`: the image's own class token, so that an image has the same tokens beside
+            every text. `"text"`: the class token of the text, as in TRIPS; it acts where image and text are fused,
+            never on `image_embeds`, and needs towers of one width.
+        patch_fusion_token (`bool`, *optional*, defaults to `True`):
+            Whether the dropped patch tokens are fused into one; without it they are lost.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the initial weights.
 
@@ -133,6 +171,10 @@ class SaclVisionConfig(PreTrainedConfig):
     attention_bias: bool = True
     patch_bias: bool = True
     pre_layernorm: bool = False
+    patch_keep_rate: int | float | list[int | float] = 1.0
+    patch_selection_layers: list[int] | None = None
+    patch_selection_guide: str = "image"
+    patch_fusion_token: bool = True
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
@@ -159,6 +201,30 @@ class SaclVisionConfig(PreTrainedConfig):
                 f"`image_size` ({self.image_size}) must be a multiple of `patch_size` ({self.patch_size}); otherwise "
                 "the right and lower border of every image would be cut off."
             )
+        _check_patch_selection(self)
+
+    @property
+    def resolved_patch_selection_layers(self) -> list[int]:
+        """The layers that select, counted from 1, also where they are left to their default."""
+        if self.patch_selection_layers is not None:
+            return self.patch_selection_layers
+        return sorted({max(1, int(self.num_hidden_layers * layer / 12 + 0.5)) for layer in (5, 10)})
+
+    @property
+    def resolved_patch_keep_rates(self) -> list[int | float]:
+        """The keep rate of each layer that selects."""
+        rates = self.patch_keep_rate
+        return rates if isinstance(rates, list) else [rates] * len(self.resolved_patch_selection_layers)
+
+    @property
+    def selects_patches(self) -> bool:
+        """Whether any layer drops patches."""
+        return any(rate < 1 for rate in self.resolved_patch_keep_rates)
+
+    @property
+    def selects_patches_by_text(self) -> bool:
+        """Whether texts choose the patches that are dropped, where they are fused with an image."""
+        return self.selects_patches and self.patch_selection_guide == "text"
 
 
 @strict
@@ -340,6 +406,14 @@ class SaclConfig(PreTrainedConfig):
                 f"The fusion encoder attends to the image tokens, so its `encoder_hidden_size` "
                 f"({self.fusion_encoder_config.encoder_hidden_size}) must be the `hidden_size` of the image tower "
                 f"({self.vision_config.hidden_size})."
+            )
+        vision = self.vision_config
+        if vision.selects_patches_by_text and vision.hidden_size != self.text_config.hidden_size:
+            raise ValueError(
+                '`patch_selection_guide="text"` puts the text\'s class token through query projections of the image '
+                f"tower, so the `hidden_size` of the text tower ({self.text_config.hidden_size}) must be that of the "
+                f"image tower ({vision.hidden_size}): choose towers of one width, or let the image guide the "
+                'selection, `patch_selection_guide="image"`.'
             )
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):

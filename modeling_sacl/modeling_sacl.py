@@ -5,6 +5,7 @@ The structure is ALBEF's (Li et al., NeurIPS 2021, [arXiv 2107.07651](https://hu
 which SACL builds (Jiang et al., ACL 2023, [arXiv 2305.04474](https://huggingface.co/papers/2305.04474)).
 """
 
+import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,10 +38,12 @@ from .loss_sacl import (
     log_regulation_weights,
     similarity_regulated_contrastive_loss,
 )
+from .patch_selection_sacl import number_to_keep, patch_relevance, select_patches, take_tokens
 from .warm_start_sacl import PretrainedTowers
 
 
 _FORWARDED_ARGUMENTS = {"output_attentions", "output_hidden_states", "num_items_in_batch"}
+_UNCHANGED: Any = object()
 
 
 def _reject_unknown_arguments(module: nn.Module, kwargs: dict) -> None:
@@ -52,6 +55,34 @@ def _reject_unknown_arguments(module: nn.Module, kwargs: dict) -> None:
             f"`{type(module).__name__}` has no argument {', '.join(f'`{name}`' for name in unknown)}. It takes "
             f"{', '.join(accepted + sorted(_FORWARDED_ARGUMENTS))}."
         )
+
+
+@dataclass
+class SaclVisionOutput(BaseModelOutputWithPooling):
+    r"""
+    Output of [`SaclVisionModel`].
+
+    Args:
+        last_hidden_state (`torch.Tensor` of shape `(batch_size, num_tokens, hidden_size)`):
+            The tokens after the final layer norm: `1 + num_patches`, fewer with patch selection. Where texts choose
+            the patches, there is a row for each text.
+        pooler_output (`torch.Tensor` of shape `(batch_size, hidden_size)`):
+            The first of them; of [`SaclModel.get_image_features`], its projection.
+        hidden_states (`tuple` of `torch.Tensor`, *optional*, returned with `output_hidden_states=True`):
+            The input of the first layer and the output of each.
+        attentions (`tuple` of `torch.Tensor`, *optional*, returned with `output_attentions=True`):
+            The attention of each layer.
+        kept_patches (`tuple` of `torch.Tensor` of shape `(batch_size, num_kept)`, int64, *optional*):
+            For each layer that selects patches, which places of the image's grid, counted row by row, it keeps; -1
+            stands for the fused token of an earlier selection.
+        shared_states (`tuple` of two `torch.Tensor`, *optional*, returned with `patch_selection_guide="text"`):
+            What does not depend on the text: the tokens and the keys with which the first layer that drops patches
+            makes its choice. Given back to [`SaclVisionModel`] with texts, under the same setting, it goes on from
+            there.
+    """
+
+    kept_patches: tuple[torch.Tensor, ...] | None = None
+    shared_states: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 @dataclass
@@ -72,7 +103,7 @@ class SaclOutput(ModelOutput):
             L2-normalised image embeddings.
         text_model_output ([`BaseModelOutputWithPooling`]):
             Output of the text tower; its `pooler_output` is the projected first token.
-        vision_model_output ([`BaseModelOutputWithPooling`]):
+        vision_model_output ([`SaclVisionOutput`]):
             Output of the image tower; its `pooler_output` is the projected first token.
     """
 
@@ -82,7 +113,7 @@ class SaclOutput(ModelOutput):
     text_embeds: torch.Tensor | None = None
     image_embeds: torch.Tensor | None = None
     text_model_output: BaseModelOutputWithPooling | None = None
-    vision_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: SaclVisionOutput | None = None
 
     def to_tuple(self) -> tuple[Any, ...]:
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
@@ -170,6 +201,9 @@ class SaclAttention(nn.Module):
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
         return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
+    def project_query(self, states: torch.Tensor) -> torch.Tensor:
+        return self._split_heads(self.q_proj(states))
+
     def project_key_value(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self._split_heads(self.k_proj(states)), self._split_heads(self.v_proj(states))
 
@@ -180,7 +214,7 @@ class SaclAttention(nn.Module):
         key_value: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query = self._split_heads(self.q_proj(hidden_states))
+        query = self.project_query(hidden_states)
         key, value = self.project_key_value(hidden_states) if key_value is None else key_value
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
@@ -254,7 +288,10 @@ class SaclVisionEmbeddings(nn.Module):
 
 
 class SaclVisionLayer(GradientCheckpointingLayer):
-    """Pre-norm transformer layer."""
+    """
+    Pre-norm transformer layer. Between attention and feed-forward it can drop patch tokens: those that matter least to
+    its own class token, or to that of a text (Jiang et al., EMNLP 2022).
+    """
 
     def __init__(self, config: SaclVisionConfig):
         super().__init__()
@@ -264,15 +301,39 @@ class SaclVisionLayer(GradientCheckpointingLayer):
         self.mlp = SaclMLP(config)
         self.dropout = nn.Dropout(config.hidden_dropout)
 
-    def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
-        attended, _ = self.self_attention(self.self_attention_layer_norm(hidden_states), **kwargs)
-        hidden_states = hidden_states + self.dropout(attended)
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        keys: torch.Tensor | None = None,
+        text_states: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        *,
+        num_kept: int | None = None,
+        fusion_token: bool = True,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        The new hidden states. With `num_kept` also: the patch tokens kept, and, from before the selection, the hidden
+        states and keys; given back as `hidden_states` and `keys`, they save the attention to the next texts.
+        """
+        if keys is None:
+            normed = self.self_attention_layer_norm(hidden_states)
+            keys, values = self.self_attention.project_key_value(normed)
+            attended, _ = self.self_attention(normed, None, (keys, values), **kwargs)
+            hidden_states = hidden_states + self.dropout(attended)
+        if num_kept is None:
+            return self._feed_forward(hidden_states)
+
+        before = hidden_states, keys
+        if image_index is not None:
+            hidden_states, keys = hidden_states[image_index], keys[image_index]
+        guide = normed[:, 0] if text_states is None else text_states
+        scores = patch_relevance(self.self_attention.project_query(guide[:, None]), keys[:, :, 1:])
+        hidden_states, kept = select_patches(hidden_states, scores, num_kept, fusion_token)
+        return self._feed_forward(hidden_states), kept, *before
+
+    def _feed_forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return hidden_states + self.dropout(self.mlp(self.mlp_layer_norm(hidden_states)))
-
-
-def _take_tokens(hidden_states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """The tokens of shape `(batch_size, num_positions, hidden_size)` at the positions of each row."""
-    return hidden_states.gather(1, positions[:, :, None].expand(-1, -1, hidden_states.shape[-1]))
 
 
 class SaclFusionLayer(GradientCheckpointingLayer):
@@ -301,7 +362,7 @@ class SaclFusionLayer(GradientCheckpointingLayer):
         if output_positions is not None:
             # All tokens are looked at, but only those asked for look.
             key_value = self.self_attention.project_key_value(hidden_states)
-            hidden_states = _take_tokens(hidden_states, output_positions)
+            hidden_states = take_tokens(hidden_states, output_positions)
             if attention_mask is not None:
                 # It is of padding alone, and so the same for every token that looks.
                 attention_mask = attention_mask[:, :, :1].expand(-1, -1, output_positions.shape[1], -1)
@@ -311,7 +372,8 @@ class SaclFusionLayer(GradientCheckpointingLayer):
         # Projected once per image, however many texts look at it.
         key, value = self.cross_attention.project_key_value(image_hidden_states)
         if image_index is not None:
-            key, value = key[image_index], value[image_index]
+            # Not by brackets, whose backward adds up what the texts of one image want number by number.
+            key, value = key.index_select(0, image_index), value.index_select(0, image_index)
         attended, _ = self.cross_attention(hidden_states, None, (key, value), **kwargs)
         hidden_states = self.cross_attention_layer_norm(hidden_states + self.dropout(attended))
 
@@ -334,6 +396,10 @@ class SaclPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    def __init__(self, config, *args, **kwargs):
+        config.validate_architecture()  # It may have changed since it was built.
+        super().__init__(config, *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -342,6 +408,60 @@ class SaclPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.position_embedding, std=self.config.initializer_range)
         elif isinstance(module, SaclModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
+
+    def set_patch_selection(
+        self,
+        *,
+        keep_rate: float | list[float] = _UNCHANGED,
+        layers: list[int] | None = _UNCHANGED,
+        guide: str = _UNCHANGED,
+        fusion_token: bool = _UNCHANGED,
+    ) -> None:
+        r"""
+        Changes how the image tower selects patches, which needs no other weights. It is written into the
+        configuration, and so into what is saved. What is not given stays.
+
+        Args:
+            keep_rate (`float` or `list[float]`, *optional*):
+                Share of the patch tokens that a selection keeps, one for all layers or one for each; 1.0 is no
+                selection.
+            layers (`list[int]`, *optional*):
+                The layers that select, counted from 1; `None` for the default of [`SaclVisionConfig`].
+            guide (`str`, *optional*):
+                What ranks the patches, `"image"` or `"text"`.
+            fusion_token (`bool`, *optional*):
+                Whether the dropped patch tokens are fused into one.
+
+        Raises:
+            TypeError: if the model has no image tower.
+            ValueError: for a setting that [`SaclVisionConfig`] or [`SaclConfig`] refuses; the model stays as it was.
+
+        Example:
+
+        ```python
+        >>> from modeling_sacl import SaclForPreTraining
+
+        >>> model = SaclForPreTraining.from_pretrained("user/sacl-model")
+        >>> model.set_patch_selection(keep_rate=0.7, guide="text")
+        ```
+        """
+        given = {
+            "patch_keep_rate": keep_rate,
+            "patch_selection_layers": layers,
+            "patch_selection_guide": guide,
+            "patch_fusion_token": fusion_token,
+        }
+        # First on a copy, so that an error leaves nothing half done.
+        for config in (copy.deepcopy(self.config), self.config):
+            vision_config = getattr(config, "vision_config", config)
+            # Not by its class, of which there can be several when the code comes with the checkpoint.
+            if not hasattr(vision_config, "patch_selection_guide"):
+                raise TypeError(f"`{type(self).__name__}` has no image tower, so no patches to select.")
+            for name, value in given.items():
+                if value is not _UNCHANGED:
+                    setattr(vision_config, name, value)
+            vision_config.validate_architecture()
+            config.validate_architecture()
 
     @classmethod
     def from_vision_text_pretrained(
@@ -404,7 +524,9 @@ class SaclPreTrainedModel(PreTrainedModel):
 
 class SaclVisionModel(SaclPreTrainedModel):
     r"""
-    The image tower: a vision transformer whose first output token stands for the whole image.
+    The image tower: a vision transformer whose first output token stands for the whole image. Its configuration can
+    make some layers drop the patches that matter least; `patch_selection_share`, an attribute between 0 (drop nothing)
+    and 1 (as configured, the default) that is not saved, lets a schedule approach the configured keep rates.
 
     Args:
         config ([`SaclVisionConfig`]).
@@ -418,6 +540,7 @@ class SaclVisionModel(SaclPreTrainedModel):
 
     def __init__(self, config: SaclVisionConfig):
         super().__init__(config)
+        self.patch_selection_share = 1.0
         self.embeddings = SaclVisionEmbeddings(config)
         self.pre_layer_norm = (
             nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.pre_layernorm else nn.Identity()
@@ -433,27 +556,134 @@ class SaclVisionModel(SaclPreTrainedModel):
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
+        text_states: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        shared_states: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPooling:
+    ) -> SaclVisionOutput:
         r"""
         Args:
-            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`):
-                Images as the processor returns them.
+            pixel_values (`torch.Tensor` of shape `(num_images, num_channels, height, width)`, *optional*):
+                Images as the processor returns them. Needed unless `shared_states` are given.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
                 Whether images of another size than the configured one are accepted; their positions are resampled.
+            text_states (`torch.Tensor` of shape `(num_texts, hidden_size)`, *optional*):
+                First token of each text, from the text tower: with `patch_selection_guide="text"` it chooses the
+                patches of its image, and the output has a row for each text. Without it the image chooses.
+            image_index (`torch.Tensor` of shape `(num_texts,)`, int64, *optional*):
+                The image of each text; defaults to text i and image i.
+            shared_states (`tuple` of two `torch.Tensor`, *optional*):
+                Instead of `pixel_values`, for texts: those of the output that this model gave for the images. What
+                comes before the first selection is the same for all texts, and is not computed again.
 
         Returns:
-            [`BaseModelOutputWithPooling`]: `last_hidden_state` of shape `(batch_size, 1 + num_patches, hidden_size)`
-            after the final layer norm, `pooler_output` its first token.
+            [`SaclVisionOutput`]
         """
         _reject_unknown_arguments(self, kwargs)
-        hidden_states = self.pre_layer_norm(self.embeddings(pixel_values, interpolate_pos_encoding))
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, **kwargs)
+        self._check_inputs(pixel_values, text_states, image_index, shared_states)
+        if shared_states is None:
+            hidden_states, keys = self.pre_layer_norm(self.embeddings(pixel_values, interpolate_pos_encoding)), None
+        else:
+            hidden_states, keys = shared_states
+        num_patches = hidden_states.shape[1] - 1
+        plan = self._plan_selection(num_patches)
+        if keys is not None and not plan:
+            raise ValueError("`shared_states` go on where patches are dropped, and now no layer drops any.")
+
+        kept, before_first = {}, None
+        for number, layer in enumerate(self.layers):
+            if number in plan:
+                hidden_states, kept[number], *before = layer(
+                    hidden_states,
+                    keys,
+                    text_states,
+                    image_index,
+                    num_kept=plan[number],
+                    fusion_token=self.config.patch_fusion_token,
+                    **kwargs,
+                )
+                before_first = before_first or tuple(before)
+                # From the first selection on there is a row for each text.
+                keys = image_index = None
+            elif keys is None:  # Otherwise the shared states are from a layer further on.
+                hidden_states = layer(hidden_states, **kwargs)
+        if image_index is not None:  # Nothing was dropped: all texts see the same of an image.
+            hidden_states = hidden_states[image_index]
         hidden_states = self.post_layer_norm(hidden_states)
-        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
+        return SaclVisionOutput(
+            last_hidden_state=hidden_states,
+            pooler_output=hidden_states[:, 0],
+            kept_patches=self._trace_patches(kept, hidden_states, num_patches),
+            shared_states=before_first if text_states is None and self.config.selects_patches_by_text else None,
+        )
+
+    def _check_inputs(
+        self,
+        pixel_values: torch.Tensor | None,
+        text_states: torch.Tensor | None,
+        image_index: torch.Tensor | None,
+        shared_states: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> None:
+        if (pixel_values is None) == (shared_states is None):
+            raise ValueError(
+                "The image tower takes `pixel_values`, or `shared_states` of an output that it gave for them: one of "
+                "the two."
+            )
+        if text_states is None:
+            if shared_states is not None or image_index is not None:
+                raise ValueError(
+                    "`shared_states` and `image_index` are for texts that choose patches: give their `text_states`."
+                )
+            return
+        if self.config.patch_selection_guide != "text":
+            raise ValueError(
+                "`text_states` were given, but the image chooses its patches: let the texts choose by "
+                '`set_patch_selection(guide="text")`.'
+            )
+        if text_states.ndim != 2 or text_states.shape[1] != self.config.hidden_size:
+            raise ValueError(
+                "`text_states` are the first token of each text, of shape (num_texts, hidden_size) with a "
+                f"`hidden_size` of {self.config.hidden_size}; got {tuple(text_states.shape)}."
+            )
+        num_images = len(pixel_values if shared_states is None else shared_states[0])
+        if image_index is None and num_images != len(text_states):
+            raise ValueError(
+                f"There are {len(text_states)} texts and {num_images} images: pass `image_index` to say which text "
+                "chooses from which image."
+            )
+
+    def _plan_selection(self, num_patches: int) -> dict[int, int]:
+        """The layers that drop patch tokens, counted from 0, and how many each keeps."""
+        share = self.patch_selection_share
+        if not 0 <= share <= 1:
+            raise ValueError(f"`patch_selection_share` must be in [0, 1], got {share}.")
+        plan = {}
+        layers, rates = self.config.resolved_patch_selection_layers, self.config.resolved_patch_keep_rates
+        for layer, rate in zip(layers, rates, strict=True):
+            num_kept = number_to_keep(num_patches, 1 - share * (1 - rate))
+            if num_kept < num_patches:
+                plan[layer - 1] = num_kept
+                num_patches = num_kept + self.config.patch_fusion_token
+        return plan
+
+    def _trace_patches(
+        self, kept: dict[int, torch.Tensor], hidden_states: torch.Tensor, num_patches: int
+    ) -> tuple[torch.Tensor, ...] | None:
+        """For each selection layer, where in the image the tokens come from that it keeps; -1 is a fused token."""
+        if not self.config.selects_patches:
+            return None
+        places = torch.arange(num_patches, device=hidden_states.device).expand(len(hidden_states), -1)
+        traced = []
+        for layer in self.config.resolved_patch_selection_layers:
+            drops = layer - 1 in kept
+            if drops:
+                places = places.gather(1, kept[layer - 1].to(places.device))  # Layers can be on several devices.
+            traced.append(places)
+            if drops and self.config.patch_fusion_token:
+                places = nn.functional.pad(places, (0, 1), value=-1)
+        return tuple(traced)
 
 
 class SaclFusionModel(SaclPreTrainedModel):
@@ -531,7 +761,7 @@ class SaclFusionModel(SaclPreTrainedModel):
             **kwargs,
         )
         if output_positions is not None and not inside:
-            hidden_states = _take_tokens(hidden_states, output_positions)
+            hidden_states = take_tokens(hidden_states, output_positions)
         return BaseModelOutputWithCrossAttentions(last_hidden_state=hidden_states)
 
 
@@ -632,7 +862,7 @@ class SaclModel(SaclPreTrainedModel):
         pixel_values: torch.Tensor,
         interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPooling:
+    ) -> SaclVisionOutput:
         r"""
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`).
@@ -640,8 +870,9 @@ class SaclModel(SaclPreTrainedModel):
                 Whether images of another size than the configured one are accepted.
 
         Returns:
-            [`BaseModelOutputWithPooling`]: the image tower's tokens, and as `pooler_output` of shape `(batch_size,
-            projection_dim)` the projected first token (not yet L2-normalised, as in CLIP).
+            [`SaclVisionOutput`]: the image tower's tokens, and as `pooler_output` of shape `(batch_size,
+            projection_dim)` the projected first token (not yet L2-normalised, as in CLIP). Where patches are selected,
+            the image alone selects them here.
         """
         _reject_unknown_arguments(self, kwargs)
         outputs = self.vision_model(
@@ -661,7 +892,8 @@ class SaclModel(SaclPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithCrossAttentions:
         r"""
-        The tokens of each text after they have looked at its image.
+        The tokens of each text after they have looked at its image; at the patches that the text has chosen, with
+        `patch_selection_guide="text"`.
 
         Args:
             input_ids (`torch.Tensor` of shape `(batch_size, length)`, int64).
@@ -676,13 +908,69 @@ class SaclModel(SaclPreTrainedModel):
             its first token stands for the pair.
         """
         _reject_unknown_arguments(self, kwargs)
-        text_outputs = self.get_text_features(input_ids, attention_mask=attention_mask)
-        vision_outputs = self.get_image_features(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
+        text_tokens = self.get_text_features(input_ids, attention_mask=attention_mask).last_hidden_state
+        options = {}
+        if self.config.vision_config.selects_patches_by_text:
+            # Straight to the patches of each text: the image's own choice would be computed for nothing.
+            options = {"text_states": text_tokens[:, 0], "image_index": image_index}
+            image_index = None
+        vision_outputs = self.vision_model(pixel_values, interpolate_pos_encoding, return_dict=True, **options)
+        return self.fuse(text_tokens, vision_outputs, attention_mask, image_index, **kwargs)
+
+    @can_return_tuple
+    def fuse(
+        self,
+        text_tokens: torch.Tensor,
+        vision_outputs: SaclVisionOutput,
+        attention_mask: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        output_positions: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithCrossAttentions:
+        r"""
+        The fusion encoder on what the towers gave, for whoever has it already: one image with many texts, say. With
+        `patch_selection_guide="text"` every text reads the patches that it has chosen itself; so no row can betray by
+        its patches which text belongs to the image, nor which words are masked.
+
+        Args:
+            text_tokens (`torch.Tensor` of shape `(batch_size, length, hidden_size)`):
+                `last_hidden_state` of [`~SaclModel.get_text_features`].
+            vision_outputs ([`SaclVisionOutput`]):
+                Output of [`~SaclModel.get_image_features`].
+            attention_mask (`torch.Tensor` of shape `(batch_size, length)`, *optional*).
+            image_index (`torch.Tensor` of shape `(batch_size,)`, int64, *optional*):
+                The image of each text; defaults to text i and image i.
+            output_positions (`torch.Tensor` of shape `(batch_size, num_positions)`, int64, *optional*):
+                The tokens whose output is wanted; defaults to all.
+
+        Returns:
+            [`BaseModelOutputWithCrossAttentions`]: `last_hidden_state` of shape `(batch_size, length, hidden_size)`,
+            or `(batch_size, num_positions, hidden_size)`.
+
+        Example:
+
+        ```python
+        >>> image = model.get_image_features(pixel_values)
+        >>> texts = model.get_text_features(input_ids, attention_mask=attention_mask).last_hidden_state
+        >>> first_image = input_ids.new_zeros(len(input_ids))
+        >>> fused = model.fuse(texts, image, attention_mask, image_index=first_image).last_hidden_state
+        ```
+        """
+        _reject_unknown_arguments(self, kwargs)
+        if vision_outputs.shared_states is not None:
+            vision_outputs = self.vision_model(
+                text_states=text_tokens[:, 0],
+                image_index=image_index,
+                shared_states=vision_outputs.shared_states,
+                return_dict=True,
+            )
+            image_index = None
         return self.fusion_model(
-            text_outputs.last_hidden_state,
+            text_tokens,
             vision_outputs.last_hidden_state,
             attention_mask=attention_mask,
             image_index=image_index,
+            output_positions=output_positions,
             return_dict=True,
             **kwargs,
         )
@@ -915,9 +1203,9 @@ class SaclForPreTraining(SaclPreTrainedModel):
             mask_rows.append(attention_mask)
             positions.append(nn.functional.pad(mlm_positions, (0, width - num_masked)))
         if text_rows:
-            fused = self.sacl.fusion_model(
+            fused = self.sacl.fuse(
                 torch.cat(text_rows),
-                vision_outputs.last_hidden_state,
+                vision_outputs,
                 attention_mask=None if attention_mask is None else torch.cat(mask_rows),
                 image_index=torch.cat(image_rows),
                 output_positions=torch.cat(positions),
@@ -983,5 +1271,6 @@ __all__ = [
     "SaclOutput",
     "SaclPreTrainedModel",
     "SaclVisionModel",
+    "SaclVisionOutput",
     "sample_hard_negatives",
 ]

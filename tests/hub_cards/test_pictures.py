@@ -2,9 +2,11 @@
 """Pictures: written where asked, showing what is there, and refusing to show nothing."""
 
 import pytest
+import torch
 from PIL import Image
 
-from hub_cards import plot_retrieval_grid, plot_training_curves
+from hub_cards import plot_retrieval_grid, plot_training_curves, visualize_patch_selection
+from modeling_sacl import SaclConfig, SaclForPreTraining, SaclModel
 
 
 LOG = [
@@ -59,3 +61,60 @@ class TestPlotRetrievalGrid:
     def test_queries_without_images_raise(self, tmp_path):
         with pytest.raises(ValueError):
             plot_retrieval_grid(["a", "b"], [[Image.new("RGB", (8, 8))]], tmp_path / "found.png")
+
+
+class TestVisualizePatchSelection:
+    """The tiny processor makes images of 32 x 32 pixels: 4 x 4 patches."""
+
+    @pytest.fixture(params=[SaclModel, SaclForPreTraining])
+    def model(self, request, tiny_config):
+        torch.manual_seed(0)
+        vision_config = {**tiny_config.vision_config.to_dict(), "hidden_size": 32, "patch_keep_rate": 0.5}
+        return request.param(SaclConfig(text_config=tiny_config.text_config, vision_config=vision_config)).eval()
+
+    @pytest.fixture
+    def pixels(self):
+        return torch.randint(60, 256, (32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+    @pytest.fixture
+    def image(self, pixels):
+        return Image.fromarray(pixels.numpy())
+
+    @staticmethod
+    def bright_patches(axis, shown: torch.Tensor) -> list[int]:
+        """The places of a panel that are as in the image; all others must be darker."""
+        panel = torch.from_numpy(axis.get_images()[0].get_array())
+        ratio = (panel / shown).unfold(0, 8, 8).unfold(1, 8, 8).reshape(16, -1)
+        assert (((ratio - 1).abs() < 1e-3).all(dim=1) | (ratio < 0.5).all(dim=1)).all()
+        return (ratio[:, 0] > 0.5).nonzero().flatten().tolist()
+
+    @pytest.mark.parametrize("text", [None, "a red bus"])
+    def test_dims_what_is_dropped(self, model, tiny_processor, image, pixels, text):
+        if text is not None:
+            model.set_patch_selection(guide="text")
+        figure = visualize_patch_selection(model, tiny_processor, image, text)
+        original, *panels = figure.axes
+        shown = torch.from_numpy(original.get_images()[0].get_array())
+        assert (shown - pixels / 255).abs().max() < 1 / 255
+
+        inputs = tiny_processor(text=text or "a", images=image, return_tensors="pt")
+        base, guide = model.base_model, {}
+        if text is not None:
+            guide["text_states"] = base.text_model(inputs["input_ids"]).last_hidden_state[:, 0]
+        kept = base.vision_model(inputs["pixel_values"], **guide).kept_patches
+        assert len(panels) == len(kept) == 2
+        for panel, (places,) in zip(panels, kept, strict=True):
+            places = [place for place in places.tolist() if place >= 0]
+            assert self.bright_patches(panel, shown) == places
+            assert panel.get_title().endswith(f"{len(places)} of 16 patches")
+
+    def test_can_be_saved(self, model, tiny_processor, image, tmp_path):
+        visualize_patch_selection(model, tiny_processor, image).savefig(tmp_path / "patches.png")
+        assert len(colors(tmp_path / "patches.png")) > 100
+
+    def test_nothing_to_show_raises(self, model, tiny_processor, image):
+        with pytest.raises(ValueError, match=r'the image chooses.*`model.set_patch_selection\(guide="text"\)`'):
+            visualize_patch_selection(model, tiny_processor, image, "a red bus")
+        model.set_patch_selection(keep_rate=1.0)
+        with pytest.raises(ValueError, match=r"keeps all patches.*`model.set_patch_selection\(keep_rate=0.7\)`"):
+            visualize_patch_selection(model, tiny_processor, image)

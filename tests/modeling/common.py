@@ -309,7 +309,7 @@ class TextTowerTests:
         model.save_pretrained(tmp_path)
         loaded = self.model_class.from_pretrained(tmp_path)
         assert loaded.config.text_config.vocab_size == 105
-        assert loaded.get_input_embeddings().weight.shape == (105, 32)
+        assert loaded.get_input_embeddings().weight.shape == (105, config.text_config.hidden_size)
         inputs["input_ids"][0, 1] = 104
         with torch.no_grad():
             assert_same(self.run(loaded, inputs), self.run(model, inputs))

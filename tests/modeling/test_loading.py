@@ -284,6 +284,11 @@ with torch.no_grad():
     torch.manual_seed(0)
     trained = pretraining(**inputs, return_loss=True)
     tensors.update({name: trained[name] for name in ("loss", "itm_logits", "mlm_logits")})
+    # Patch selection, asked for in both ways: in loading, and of the loaded model.
+    options = {"trust_remote_code": True, "vision_config": {"patch_keep_rate": 0.5}}
+    tensors["selected_in_loading"] = AutoModel.from_pretrained(folder, **options)(**plain).image_embeds
+    model.set_patch_selection(keep_rate=0.5)
+    tensors["selected_by_setter"] = model(**plain).image_embeds
 prepared = processor(text=["a red bus", "dog"], images=image, return_tensors="pt")
 tensors.update({f"processor.{name}": value for name, value in prepared.items()})
 classifier = pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True)
@@ -376,6 +381,16 @@ class TestWithoutThePackage:
             trained = model(**inputs, return_loss=True)
             for name in ("loss", "itm_logits", "mlm_logits"):
                 assert torch.equal(tensors[name], trained[name]), name
+
+    def test_patch_selection(self, foreign):
+        plain = {name: foreign["inputs"][name] for name in ("input_ids", "attention_mask", "pixel_values")}
+        model = foreign["model"].sacl
+        unpruned = model(**plain).image_embeds
+        model.set_patch_selection(keep_rate=0.5)
+        expected = model(**plain).image_embeds
+        assert not torch.allclose(expected, unpruned)
+        for name in ("selected_in_loading", "selected_by_setter"):
+            assert torch.equal(foreign["tensors"][name], expected), name
 
     def test_processor_prepares_the_same_inputs(self, foreign, tiny_processor, image):
         expected = tiny_processor(text=["a red bus", "dog"], images=image, return_tensors="pt")
