@@ -9,9 +9,12 @@ time. Forward keeps a few numbers per anchor; backward computes the tiles once m
                 R_i = mean_neg exp( -strength * s_ij ),    lse_i = log( P_i + N_i / R_i )
     backward    d loss_i / d cos_ij = scale * ( exp( scale * cos_ij + log w_ij - lse_i ) - target_ij )
 
+    similarity  exp( s_ij ) = alpha * exp( guide_ij ) + (1 - alpha) * exp( teacher_ij )
+
 The weights' normaliser R is one number for all negatives of an anchor and has no part in its positives. So the sums
 over positives and negatives are kept apart until the end, and one pass is enough. Filtering and distillation need
-normalised numbers, which they find in a pass of their own first.
+normalised numbers, which they find in a pass of their own first. A teacher and a guide are embeddings as well: their
+cosines too come tile by tile, where somebody looks at them. Without a teacher the model is its own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +22,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .loss_sacl import check_comparable, filter_log_weights, find_positives, full_precision, log_regulation_weights
+from .loss_sacl import (
+    check_comparable,
+    filter_log_weights,
+    find_positives,
+    log_regulation_weights,
+    mix_similarities,
+)
 
 
 # One matrix, or several that count as one below the other.
@@ -33,6 +42,8 @@ class _Options(NamedTuple):
     """All that is not a tensor."""
 
     strength: float
+    # 0 where there is no guide, or nobody looks at it.
+    guide_share: float
     filter_threshold: float | None
     distillation_weight: float
     block_size: int
@@ -40,15 +51,18 @@ class _Options(NamedTuple):
 
 
 class _Tile(NamedTuple):
-    """Some anchors with some candidates. Whoever is given a tile may overwrite its cosines and similarity."""
+    """Some anchors with some candidates. Whoever is given a tile may overwrite its three kinds of cosines."""
 
     rows: slice
     # The candidates are `columns` of this part.
     part: int
     columns: slice
     candidates: torch.Tensor
+    # The model's cosines.
     cosines: torch.Tensor
-    # How alike two pairs are. Where nothing else says so, it is the very tensor `cosines`.
+    # The teacher's, from which targets are taken. Without a teacher it is the very tensor `cosines`.
+    teacher: torch.Tensor
+    # How alike two pairs are, from which weights are taken. Without a guide it is the very tensor `teacher`.
     similarity: torch.Tensor
     # `None` where the tile has no positive.
     positives: torch.Tensor | None
@@ -91,26 +105,24 @@ class _Direction:
         self,
         options: _Options,
         logit_scale: torch.Tensor,
-        anchors: torch.Tensor,
         pair_ids: torch.Tensor,
         candidate_pair_ids: torch.Tensor,
-        similarity_anchors: torch.Tensor | None,
-        *parts: torch.Tensor,
+        *embeds: torch.Tensor,
     ):
         self.options = options
         self.scale = logit_scale.item()
         self.regulated, self.distilled = options.strength > 0, options.distillation_weight > 0
         self.filtered = self.regulated and options.filter_threshold is not None
-        self.candidates, self.similarity_candidates = parts[: options.num_parts], parts[options.num_parts :]
-        self.dtype = full_precision(anchors).dtype
-        for part in self.candidates:
-            self.dtype = torch.promote_types(self.dtype, full_precision(part).dtype)
-        self.anchors = anchors.to(self.dtype)
         self.pair_ids, self.candidate_pair_ids = pair_ids, candidate_pair_ids
-        # A similarity that nobody looks at is not worth a matrix product.
-        self.similarity_anchors = None
-        if similarity_anchors is not None and (self.regulated or self.distilled):
-            self.similarity_anchors = similarity_anchors.to(self.dtype)
+        # Anchors and the parts of the candidates: by the model, then by a teacher and by a guide, where there are.
+        length = 1 + options.num_parts
+        sources = [embeds[first : first + length] for first in range(0, len(embeds), length)]
+        self.has_teacher = len(sources) > (2 if options.guide_share > 0 else 1)
+        self.dtype = torch.float32
+        for tensor in sources[0]:
+            self.dtype = torch.promote_types(self.dtype, tensor.dtype)
+        self.sources = [(anchors.to(self.dtype), parts) for anchors, *parts in sources]
+        self.anchors, self.candidates = self.sources[0]
 
     def per_anchor(self) -> torch.Tensor:
         """A zero for each anchor."""
@@ -118,31 +130,31 @@ class _Direction:
 
     def tiles(self, with_logits: bool = True) -> Iterator[_Tile]:
         """All tiles, one after another, in the same memory: each is gone when the next one comes."""
-        size, similarity_anchors = self.options.block_size, self.similarity_anchors
+        size, guide_share = self.options.block_size, self.options.guide_share
         height, width = min(size, len(self.anchors)), min(size, len(self.candidate_pair_ids))
-        memory = self.anchors.new_empty(1 if similarity_anchors is None else 2, height * width)
+        memory = self.anchors.new_empty(len(self.sources), height * width)
+        # Without logits, the model's cosines are wanted only as the similarity.
+        first_wanted = 0 if with_logits or (guide_share < 1 and not self.has_teacher) else 1
         first = 0
         for part, all_candidates in enumerate(self.candidates):
             for columns in _slices(len(all_candidates), size):
-                candidates = all_candidates[columns].to(self.dtype)
-                if similarity_anchors is not None:
-                    similarity_candidates = self.similarity_candidates[part][columns].to(self.dtype)
-                ids = self.candidate_pair_ids[first : first + len(candidates)]
-                first += len(candidates)
+                candidates = [parts[part][columns].to(self.dtype) for _, parts in self.sources]
+                ids = self.candidate_pair_ids[first : first + len(candidates[0])]
+                first += len(ids)
                 # Few tiles have a positive; the others are spared the masks.
                 has_positive = torch.isin(self.pair_ids, ids).tolist()
                 for rows in _slices(len(self.anchors), size):
-                    shape = len(self.pair_ids[rows]), len(candidates)
-                    cosines, similarity = (memory[row, : shape[0] * shape[1]].view(shape) for row in (0, -1))
-                    # Autocast leaves products with `out=` alone, and products in place.
-                    if with_logits or similarity_anchors is None:
-                        torch.mm(self.anchors[rows], candidates.T, out=cosines)
-                    if similarity_anchors is None:
-                        similarity = cosines
-                    else:
-                        torch.mm(similarity_anchors[rows], similarity_candidates.T, out=similarity)
+                    shape = len(self.pair_ids[rows]), len(ids)
+                    products = [numbers[: shape[0] * shape[1]].view(shape) for numbers in memory]
+                    for index, (anchors, _) in enumerate(self.sources[first_wanted:], start=first_wanted):
+                        # Autocast leaves products with `out=` alone, and products in place.
+                        torch.mm(anchors[rows], candidates[index].T, out=products[index])
+                    # Model, teacher, guide: without a guide the teacher is the last, and without both the model is.
+                    cosines, teacher, similarity = products[0], products[int(self.has_teacher)], products[-1]
+                    if 0 < guide_share < 1:
+                        similarity.copy_(mix_similarities(similarity, teacher, guide_share))
                     positives = find_positives(self.pair_ids[rows], ids) if any(has_positive[rows]) else None
-                    yield _Tile(rows, part, columns, candidates, cosines, similarity, positives)
+                    yield _Tile(rows, part, columns, candidates[0], cosines, teacher, similarity, positives)
 
     def weight_scores(self, tile: _Tile) -> torch.Tensor:
         """The negatives' `log w`, but for the normaliser; `-inf` at the positives."""
@@ -155,7 +167,7 @@ class _Direction:
         return (weights.result() - num_negatives.clamp(min=1).log()).masked_fill(num_negatives == 0, 0.0)
 
     def normalisers(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """The normalisers of the weights and of the teacher's distribution, in a pass over the similarity alone."""
+        """The normalisers of the weights and of the teacher's distribution, in a pass that spares the logits."""
         weights, teacher = _LogSumExp(self.per_anchor()), _LogSumExp(self.per_anchor())
         num_positives = self.per_anchor()
         for tile in self.tiles(with_logits=False):
@@ -164,7 +176,7 @@ class _Direction:
             if self.regulated:
                 weights.add(tile.rows, self.weight_scores(tile))
             if self.distilled:
-                teacher.add(tile.rows, tile.similarity.mul_(self.scale))
+                teacher.add(tile.rows, tile.teacher.mul_(self.scale))
         return (
             self.log_mean_weight(weights, num_positives) if self.regulated else None,
             teacher.result() if self.distilled else None,
@@ -198,8 +210,8 @@ class _Direction:
         return torch.where(tile.positives, logits, weighted)
 
     def teacher_targets(self, tile: _Tile, teacher_lse: torch.Tensor, weighted: torch.Tensor) -> torch.Tensor:
-        """The teacher's distribution, without its mass on what is removed. Overwrites the similarity."""
-        targets = tile.similarity.mul_(self.scale).sub_(teacher_lse[tile.rows, None]).exp_()
+        """The teacher's distribution, without its mass on what is removed. Overwrites the teacher's cosines."""
+        targets = tile.teacher.mul_(self.scale).sub_(teacher_lse[tile.rows, None]).exp_()
         return targets.masked_fill_(weighted == -torch.inf, 0.0) if self.filtered else targets
 
     def forward(self) -> tuple[torch.Tensor, _Statistics]:
@@ -301,7 +313,7 @@ class _StreamedLoss(torch.autograd.Function):
             )
         num_inputs, saved = len(ctx.needs_input_grad) - 1, ctx.saved_tensors
         inputs, (row_weights, *statistics) = saved[:num_inputs], saved[num_inputs:]
-        _, of_scale, of_anchors, _, _, _, *of_parts = ctx.needs_input_grad
+        _, of_scale, _, _, of_anchors, *of_parts = ctx.needs_input_grad
         of_parts = of_parts[: ctx.options.num_parts]
         direction = _Direction(ctx.options, *inputs)
         by_anchors, by_parts = direction.backward(
@@ -313,8 +325,8 @@ class _StreamedLoss(torch.autograd.Function):
             gradients[0] = (by_anchors * direction.anchors).sum().view_as(inputs[0])
         if of_anchors:
             assert by_anchors is not None
-            gradients[1] = by_anchors.mul_(direction.scale)
-        for index, by_part in enumerate(by_parts, start=5):
+            gradients[3] = by_anchors.mul_(direction.scale)
+        for index, by_part in enumerate(by_parts, start=4):
             gradients[index] = None if by_part is None else by_part.mul_(direction.scale)
         return None, *(
             None if gradient is None else gradient.to(tensor)
@@ -333,6 +345,26 @@ def _check_embeds(names: tuple[str, str], anchors: torch.Tensor, candidates: tup
     check_comparable(names, anchors, candidates)
 
 
+def _as_source(
+    kind: str, anchors: torch.Tensor | None, candidates: Parts | None, expected: list[int]
+) -> list[torch.Tensor]:
+    """Anchors and parts of the candidates by a teacher or a guide, without gradient; nothing where there is none."""
+    names = f"{kind}_anchor_embeds", f"{kind}_candidate_embeds"
+    if (anchors is None) != (candidates is None):
+        raise ValueError(f"`{names[0]}` and `{names[1]}` go together: give both or none.")
+    if anchors is None or candidates is None:
+        return []
+    parts = _as_parts(candidates)
+    _check_embeds(names, anchors, parts)
+    lengths = [len(tensor) for tensor in (anchors, *parts)]
+    if lengths != expected:
+        raise ValueError(
+            f"The {kind} embeddings must be as many as anchors and candidates, in tensors of the same lengths: "
+            f"expected {expected[0]} and {expected[1:]}, got {lengths[0]} and {lengths[1:]}."
+        )
+    return [tensor.detach() for tensor in (anchors, *parts)]
+
+
 def streamed_contrastive_loss(
     anchor_embeds: torch.Tensor,
     candidate_embeds: Parts,
@@ -343,6 +375,9 @@ def streamed_contrastive_loss(
     strength: float = 0.0,
     similarity_anchor_embeds: torch.Tensor | None = None,
     similarity_candidate_embeds: Parts | None = None,
+    guide_anchor_embeds: torch.Tensor | None = None,
+    guide_candidate_embeds: Parts | None = None,
+    guide_share: float = 0.0,
     filter_threshold: float | None = None,
     distillation_weight: float = 0.0,
     block_size: int = DEFAULT_BLOCK_SIZE,
@@ -354,11 +389,14 @@ def streamed_contrastive_loss(
         L_i = - sum_j  target_ij * log( w_ij f_ij / sum_k w_ik f_ik ),    f_ij = exp( logit_scale * cos_ij )
 
         w_ij = Norm( exp(s_ij) ** -strength ) at the negatives, 1 at the positives
-        target_ij = (1 - a) * [j in P_i] / |P_i| + a * softmax_j( logit_scale * s_ij ),    a = distillation_weight
+        exp(s_ij) = alpha * exp(g_ij) + (1 - alpha) * exp(t_ij),    alpha = guide_share
+        target_ij = (1 - a) * [j in P_i] / |P_i| + a * softmax_j( logit_scale * t_ij ),    a = distillation_weight
 
-    where P_i are the candidates with the anchor's own pair id. The result is that of [`weighted_contrastive_loss`] for
-    the same logits, positives, [`log_regulation_weights`] and soft targets, and so are the gradients; only the order
-    of summation differs. It costs one matrix product of anchors and candidates more, which backward computes anew.
+    where P_i are the candidates with the anchor's own pair id, t the cosines of a teacher's embeddings (or of the
+    embeddings themselves) and g those of a guide's. The result is that of [`weighted_contrastive_loss`] for the same
+    logits, positives, [`log_regulation_weights`] of [`mix_similarities`] and soft targets, and so are the gradients;
+    only the order of summation differs. It costs one matrix product of anchors and candidates more, which backward
+    computes anew, and as many more for a teacher or a guide.
 
     Args:
         anchor_embeds (`torch.Tensor` of shape `(num_anchors, dim)`):
@@ -375,10 +413,18 @@ def streamed_contrastive_loss(
         strength (`float`, *optional*, defaults to 0.0):
             How strongly similar negatives are spared; 1 is SACL's formula, 0 is InfoNCE and costs nothing.
         similarity_anchor_embeds (`torch.Tensor` of shape `(num_anchors, similarity_dim)`, *optional*):
-            Embeddings whose cosines are the similarity s, L2-normalised: a teacher's or a guide's. Defaults to the
-            anchors and candidates themselves. No gradient flows into s.
+            The teacher: embeddings, L2-normalised, whose cosines t are the similarity, or what a guide leaves of it,
+            and the soft targets. Defaults to the anchors and candidates themselves. No gradient flows into t.
         similarity_candidate_embeds (as `candidate_embeds`, of width `similarity_dim`, *optional*):
             The same of the candidates, in tensors of the same lengths as theirs.
+        guide_anchor_embeds (`torch.Tensor` of shape `(num_anchors, guide_dim)`, *optional*):
+            The guide: embeddings, L2-normalised, whose cosines g have a share in the similarity, and none in the
+            targets. No gradient flows into g.
+        guide_candidate_embeds (as `candidate_embeds`, of width `guide_dim`, *optional*):
+            The same of the candidates, in tensors of the same lengths as theirs.
+        guide_share (`float`, *optional*, defaults to 0.0):
+            The guide's share `alpha` in the similarity, in [0, 1]. At 1 the teacher's cosines are computed for soft
+            targets only, at 0 the guide's not at all.
         filter_threshold (`float`, *optional*):
             In (0, 1): remove the negatives with a weight under the threshold and leave the others at weight 1, instead
             of regulating. Mass of the targets on what is removed is left out.
@@ -395,7 +441,8 @@ def streamed_contrastive_loss(
 
     Raises:
         ValueError: for shapes or dtypes that do not fit, a negative strength, a threshold outside of (0, 1), a
-            distillation weight outside of [0, 1] or without similarity embeddings, or a block size under 1.
+            distillation weight outside of [0, 1] or without similarity embeddings, a guide's share outside of [0, 1]
+            or without its embeddings, or a block size under 1.
 
     Example:
 
@@ -435,24 +482,9 @@ def streamed_contrastive_loss(
                 f"`{name}` must be an integer tensor with an id for each row of embeddings, shape ({length},), got "
                 f"shape {tuple(ids.shape)} and dtype {ids.dtype}."
             )
-    similarity_candidates: tuple[torch.Tensor, ...] = ()
-    if (similarity_anchor_embeds is None) != (similarity_candidate_embeds is None):
-        raise ValueError(
-            "`similarity_anchor_embeds` and `similarity_candidate_embeds` go together: give both or none."
-        )
-    if similarity_anchor_embeds is not None and similarity_candidate_embeds is not None:
-        similarity_candidates = _as_parts(similarity_candidate_embeds)
-        names = "similarity_anchor_embeds", "similarity_candidate_embeds"
-        _check_embeds(names, similarity_anchor_embeds, similarity_candidates)
-        similarity_lengths = [len(part) for part in similarity_candidates]
-        if len(similarity_anchor_embeds) != len(anchor_embeds) or similarity_lengths != lengths:
-            raise ValueError(
-                "The similarity embeddings must be as many as anchors and candidates, in tensors of the same lengths: "
-                f"expected {len(anchor_embeds)} and {lengths}, got {len(similarity_anchor_embeds)} and "
-                f"{similarity_lengths}."
-            )
-        similarity_anchor_embeds = similarity_anchor_embeds.detach()
-        similarity_candidates = tuple(part.detach() for part in similarity_candidates)
+    expected = [len(anchor_embeds), *lengths]
+    teacher = _as_source("similarity", similarity_anchor_embeds, similarity_candidate_embeds, expected)
+    guide = _as_source("guide", guide_anchor_embeds, guide_candidate_embeds, expected)
     # The plain loss knows what is allowed, and says so for an empty matrix too.
     nothing = torch.zeros(0, 0)
     log_regulation_weights(nothing, strength=strength)
@@ -460,10 +492,17 @@ def streamed_contrastive_loss(
         filter_log_weights(nothing, filter_threshold)
     if not 0 <= distillation_weight <= 1:
         raise ValueError(f"`distillation_weight` is a share, in [0, 1], got {distillation_weight}.")
-    if distillation_weight > 0 and similarity_anchor_embeds is None:
+    if distillation_weight > 0 and not teacher:
         raise ValueError(
             f"`distillation_weight={distillation_weight}` takes a share of the targets from a teacher: give its "
             "embeddings as `similarity_anchor_embeds` and `similarity_candidate_embeds`."
+        )
+    if not 0 <= guide_share <= 1:
+        raise ValueError(f"`guide_share` is a share, in [0, 1], got {guide_share}.")
+    if guide_share > 0 and not guide:
+        raise ValueError(
+            f"`guide_share={guide_share}` takes a share of the similarity from a guide: give its embeddings as "
+            "`guide_anchor_embeds` and `guide_candidate_embeds`."
         )
     if block_size < 1:
         raise ValueError(f"`block_size` must be at least 1, got {block_size}.")
@@ -472,16 +511,16 @@ def streamed_contrastive_loss(
     if logit_scale.numel() != 1:
         raise ValueError(f"`logit_scale` must be one number, got shape {tuple(logit_scale.shape)}.")
 
-    options = _Options(strength, filter_threshold, distillation_weight, block_size, len(candidates))
+    # What nobody looks at is not worth a matrix product.
+    if strength == 0:
+        guide_share = 0.0
+    if guide_share == 0:
+        guide = []
+    if distillation_weight == 0 and (strength == 0 or guide_share == 1):
+        teacher = []
+    options = _Options(strength, guide_share, filter_threshold, distillation_weight, block_size, len(candidates))
     return _StreamedLoss.apply(
-        options,
-        logit_scale,
-        anchor_embeds,
-        pair_ids,
-        candidate_pair_ids,
-        similarity_anchor_embeds,
-        *candidates,
-        *similarity_candidates,
+        options, logit_scale, pair_ids, candidate_pair_ids, anchor_embeds, *candidates, *teacher, *guide
     )
 
 
@@ -499,6 +538,11 @@ def streamed_similarity_regulated_contrastive_loss(
     similarity_text_embeds: torch.Tensor | None = None,
     similarity_candidate_image_embeds: Parts | None = None,
     similarity_candidate_text_embeds: Parts | None = None,
+    guide_image_embeds: torch.Tensor | None = None,
+    guide_text_embeds: torch.Tensor | None = None,
+    guide_candidate_image_embeds: Parts | None = None,
+    guide_candidate_text_embeds: Parts | None = None,
+    guide_share: float = 0.0,
     filter_threshold: float | None = None,
     distillation_weight: float = 0.0,
     block_size: int = DEFAULT_BLOCK_SIZE,
@@ -527,14 +571,20 @@ of such tensors, *optional*):
             Pair ids of the candidates, over all tensors.
         similarity_image_embeds, similarity_text_embeds (`torch.Tensor` of shape `(batch_size, similarity_dim)`, \
 *optional*):
-            Embeddings whose cosines the weights come from, L2-normalised: a teacher's or a guide's. Defaults to the
-            embeddings themselves.
+            The teacher: embeddings, L2-normalised, whose cosines the weights come from, as far as a guide does not say
+            them, and soft targets. Defaults to the embeddings themselves.
         similarity_candidate_image_embeds, similarity_candidate_text_embeds (as the candidates, *optional*):
             The same of the candidates, when these are more than the batch.
+        guide_image_embeds, guide_text_embeds (`torch.Tensor` of shape `(batch_size, guide_dim)`, *optional*):
+            The guide: embeddings, L2-normalised, whose cosines the weights come from in part or in whole.
+        guide_candidate_image_embeds, guide_candidate_text_embeds (as the candidates, *optional*):
+            The same of the candidates, when these are more than the batch.
+        guide_share (`float`, *optional*, defaults to 0.0):
+            The guide's share in the similarity, in [0, 1]: 1 is the guide alone, 0 the teacher alone.
         filter_threshold (`float`, *optional*):
             In (0, 1): remove the negatives with a weight under the threshold, instead of regulating.
         distillation_weight (`float`, *optional*, defaults to 0.0):
-            The share of the softmax over the similarity in the targets, in [0, 1].
+            The share of the softmax over the teacher's cosines in the targets, in [0, 1].
         block_size (`int`, *optional*, defaults to 1024):
             How many anchors and candidates are compared at a time.
 
@@ -563,9 +613,12 @@ of such tensors, *optional*):
             "`image_embeds` and `text_embeds` must have the same shape (batch_size, dim) with batch_size >= 1, got "
             f"{tuple(image_embeds.shape)} and {tuple(text_embeds.shape)}."
         )
-    own = (image_embeds, text_embeds), (similarity_image_embeds, similarity_text_embeds)
-    embeds: tuple[Parts | None, ...] = (candidate_image_embeds, candidate_text_embeds)
-    similar: tuple[Parts | None, ...] = (similarity_candidate_image_embeds, similarity_candidate_text_embeds)
+    own = image_embeds, text_embeds
+    similarity = similarity_image_embeds, similarity_text_embeds
+    guide = guide_image_embeds, guide_text_embeds
+    embeds: tuple[Parts | None, Parts | None] = (candidate_image_embeds, candidate_text_embeds)
+    similar: tuple[Parts | None, Parts | None] = (similarity_candidate_image_embeds, similarity_candidate_text_embeds)
+    guided: tuple[Parts | None, Parts | None] = (guide_candidate_image_embeds, guide_candidate_text_embeds)
     given = [candidate is not None for candidate in (*embeds, candidate_pair_ids)]
     if any(given) and (not all(given) or pair_ids is None):
         raise ValueError(
@@ -575,19 +628,21 @@ of such tensors, *optional*):
     if pair_ids is None:
         pair_ids = torch.arange(len(image_embeds), device=image_embeds.device)
     if candidate_pair_ids is None:
-        if similar != (None, None):
-            raise ValueError(
-                "`similarity_candidate_image_embeds` and `similarity_candidate_text_embeds` describe candidates that "
-                "are more than the batch: give these too, or leave the similarity of the batch to speak for itself."
-            )
+        for kind, of_candidates in (("similarity", similar), ("guide", guided)):
+            if of_candidates != (None, None):
+                raise ValueError(
+                    f"`{kind}_candidate_image_embeds` and `{kind}_candidate_text_embeds` describe candidates that are "
+                    f"more than the batch: give these too, or leave the {kind} of the batch to speak for itself."
+                )
         candidate_pair_ids = pair_ids
-        embeds, similar = own
-    if len({embeds is None for embeds in (*own[1], *similar)}) > 1:
-        raise ValueError(
-            "The similarity is one of images and texts, of the batch and of all candidates: give "
-            "`similarity_image_embeds` and `similarity_text_embeds`, and with candidates "
-            "`similarity_candidate_image_embeds` and `similarity_candidate_text_embeds`, or none of them."
-        )
+        embeds, similar, guided = own, similarity, guide
+    for kind, of_all in (("similarity", (*similarity, *similar)), ("guide", (*guide, *guided))):
+        if len({tensor is None for tensor in of_all}) > 1:
+            raise ValueError(
+                f"The {kind} is one of images and texts, of the batch and of all candidates: give "
+                f"`{kind}_image_embeds` and `{kind}_text_embeds`, and with candidates "
+                f"`{kind}_candidate_image_embeds` and `{kind}_candidate_text_embeds`, or none of them."
+            )
 
     losses = []
     for anchor, candidate in ((0, 1), (1, 0)):
@@ -595,14 +650,17 @@ of such tensors, *optional*):
         assert candidate_embeds is not None
         losses.append(
             streamed_contrastive_loss(
-                own[0][anchor],
+                own[anchor],
                 candidate_embeds,
                 logit_scale,
                 pair_ids=pair_ids,
                 candidate_pair_ids=candidate_pair_ids,
                 strength=strength,
-                similarity_anchor_embeds=own[1][anchor],
+                similarity_anchor_embeds=similarity[anchor],
                 similarity_candidate_embeds=similar[candidate],
+                guide_anchor_embeds=guide[anchor],
+                guide_candidate_embeds=guided[candidate],
+                guide_share=guide_share,
                 filter_threshold=filter_threshold,
                 distillation_weight=distillation_weight,
                 block_size=block_size,

@@ -21,6 +21,7 @@ from modeling_sacl.loss_sacl import (
     filter_log_weights,
     find_positives,
     log_regulation_weights,
+    mix_similarities,
     weighted_contrastive_loss,
 )
 from modeling_sacl.streamed_loss_sacl import (
@@ -44,7 +45,7 @@ def unit(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torc
     return normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1).to(dtype)
 
 
-BATCH, QUEUE, DIM, TEACHER_DIM = 8, 7, 6, 5
+BATCH, QUEUE, DIM, TEACHER_DIM, GUIDE_DIM = 8, 7, 6, 5, 4
 IDS, STRANGERS = torch.arange(BATCH), torch.arange(100, 100 + QUEUE)
 DUPLICATES = torch.tensor([3, 7, 3, 9, 7, 3, 1, 0])
 # The queue repeats the pairs 7 and 0 of the batch.
@@ -52,6 +53,10 @@ REPEATS = torch.tensor([7, 11, 7, 12, 0, 13, 14])
 TEACHER = {
     "similarity_anchor_embeds": unit(BATCH, TEACHER_DIM, seed=4),
     "similarity_candidate_embeds": (unit(BATCH, TEACHER_DIM, seed=5), unit(QUEUE, TEACHER_DIM, seed=6)),
+}
+GUIDE = {
+    "guide_anchor_embeds": unit(BATCH, GUIDE_DIM, seed=8),
+    "guide_candidate_embeds": (unit(BATCH, GUIDE_DIM, seed=9), unit(QUEUE, GUIDE_DIM, seed=10)),
 }
 
 CASES = {
@@ -93,6 +98,20 @@ CASES = {
         "pair_ids": DUPLICATES,
         "candidate_pair_ids": torch.cat([IDS[:4], STRANGERS, REPEATS[:4]]),
     },
+    "guide": {**GUIDE, "guide_share": 1.0, "strength": 1.0},
+    "mixed": {**GUIDE, "guide_share": 0.3, "strength": 1.0},
+    "mixed_with_teacher": {**GUIDE, **TEACHER, "guide_share": 0.3, "strength": 1.0},
+    "guide_and_targets": {**GUIDE, **TEACHER, "guide_share": 1.0, "strength": 1.0, "distillation_weight": 0.4},
+    "filter_by_guide": {**GUIDE, "guide_share": 1.0, "strength": 3.0, "filter_threshold": 0.4},
+    "mixed_and_filtered": {**GUIDE, "guide_share": 0.3, "strength": 3.0, "filter_threshold": 0.4},
+}
+# Weights from the one, soft targets from the other: every pairing of a guide with a teacher.
+TEACHERS = {"alone": {}, "teacher": TEACHER, "distilled": {**TEACHER, "distillation_weight": 0.4}}
+WEIGHTS = {
+    "infonce": {},
+    "sacl": {"strength": 1.0},
+    "filter": {"strength": 3.0, "filter_threshold": 0.4},
+    "repeats": {"strength": 2.0, "pair_ids": DUPLICATES, "candidate_pair_ids": torch.cat([DUPLICATES, REPEATS])},
 }
 
 
@@ -122,6 +141,9 @@ def plain_loss(
     strength=0.0,
     similarity_anchor_embeds=None,
     similarity_candidate_embeds=None,
+    guide_anchor_embeds=None,
+    guide_candidate_embeds=None,
+    guide_share=0.0,
     filter_threshold=None,
     distillation_weight=0.0,
     block_size=None,
@@ -131,17 +153,21 @@ def plain_loss(
     positives = find_positives(pair_ids, candidate_pair_ids)
     logits = contrastive_logits(anchor_embeds, candidate_embeds, logit_scale)
     if similarity_anchor_embeds is None:
-        similarity = contrastive_logits(anchor_embeds.detach(), candidate_embeds.detach())
+        teacher = contrastive_logits(anchor_embeds.detach(), candidate_embeds.detach())
     else:
-        similarity = contrastive_logits(similarity_anchor_embeds, joined(similarity_candidate_embeds))
+        teacher = contrastive_logits(similarity_anchor_embeds, joined(similarity_candidate_embeds))
+    similarity = teacher
+    if guide_anchor_embeds is not None:
+        guide = contrastive_logits(guide_anchor_embeds, joined(guide_candidate_embeds))
+        similarity = mix_similarities(guide, teacher, guide_share)
     log_weights = log_regulation_weights(similarity, strength=strength, negative_mask=~positives)
     if filter_threshold is not None:
         log_weights = filter_log_weights(log_weights, filter_threshold)
     soft_targets = None
     if distillation_weight > 0:
-        even = positives / positives.sum(dim=-1, keepdim=True).clamp(min=1).to(similarity.dtype)
-        teacher = (logit_scale * similarity).detach().softmax(dim=-1)
-        soft_targets = distillation_weight * teacher + (1 - distillation_weight) * even
+        even = positives / positives.sum(dim=-1, keepdim=True).clamp(min=1).to(teacher.dtype)
+        distribution = (logit_scale * teacher).detach().softmax(dim=-1)
+        soft_targets = distillation_weight * distribution + (1 - distillation_weight) * even
     return weighted_contrastive_loss(logits, positives, log_weights=log_weights, soft_targets=soft_targets)
 
 
@@ -157,7 +183,7 @@ def assert_equal_losses(case: dict, **options) -> None:
     assert abs(loss.item() - expected.item()) <= 1e-10
     for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
         assert gradient.shape == expected_gradient.shape
-        assert (gradient - expected_gradient).abs().max() <= 1e-9
+        assert (gradient - expected_gradient).abs().max() <= 1e-10
 
 
 class TestAgainstThePlainLoss:
@@ -165,6 +191,37 @@ class TestAgainstThePlainLoss:
     @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
     def test_value_and_gradient(self, case, block_size):
         assert_equal_losses(case, block_size=block_size)
+
+    @pytest.mark.parametrize("block_size", [3, 1000])
+    @pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
+    @pytest.mark.parametrize("teacher", TEACHERS.values(), ids=TEACHERS)
+    @pytest.mark.parametrize("guide_share", [0.0, 0.3, 1.0])
+    def test_guide_beside_everything_else(self, guide_share, teacher, weights, block_size):
+        assert_equal_losses({**GUIDE, **teacher, **weights, "guide_share": guide_share}, block_size=block_size)
+
+    def test_guide_alone_is_a_similarity(self):
+        expected = streamed_contrastive_loss(
+            **arguments(
+                {
+                    "similarity_anchor_embeds": GUIDE["guide_anchor_embeds"],
+                    "similarity_candidate_embeds": GUIDE["guide_candidate_embeds"],
+                    "strength": 1.0,
+                }
+            )[0]
+        )
+        assert torch.equal(streamed_contrastive_loss(**arguments(CASES["guide"])[0]), expected)
+
+    def test_guide_hands_over_to_the_model(self):
+        # The paper's schedule ends where the loss without a guide begins.
+        named, _ = arguments(CASES["mixed"])
+        expected = streamed_contrastive_loss(**arguments(CASES["sacl"])[0]).item()
+        distances = [
+            abs(streamed_contrastive_loss(**{**named, "guide_share": share}).item() - expected)
+            for share in (1.0, 0.5, 1e-3, 0.0)
+        ]
+        assert distances == sorted(distances, reverse=True)
+        assert distances[2] < 1e-3
+        assert distances[3] == 0
 
     def test_cases_differ_from_one_another(self):
         values = {name: streamed_contrastive_loss(**arguments(case)[0]).item() for name, case in CASES.items()}
@@ -179,6 +236,7 @@ class TestAgainstThePlainLoss:
         strength=st.sampled_from([0.0, 0.5, 1.0, 3.0]),
         scale=st.floats(-5, 100),
         by_teacher=st.booleans(),
+        guide_share=st.none() | st.sampled_from([0.0, 1.0]) | st.floats(0, 1),
         threshold=st.none() | st.floats(0.1, 0.9),
         distillation_weight=st.floats(0, 1),
         block_size=st.integers(1, 12),
@@ -192,6 +250,7 @@ class TestAgainstThePlainLoss:
         strength,
         scale,
         by_teacher,
+        guide_share,
         threshold,
         distillation_weight,
         block_size,
@@ -210,6 +269,10 @@ class TestAgainstThePlainLoss:
             options["similarity_anchor_embeds"] = unit(num_anchors, 3, seed=seed + 7)
             options["similarity_candidate_embeds"] = [unit(length, 3, seed=seed + 8 + length) for length in lengths]
             options["distillation_weight"] = distillation_weight
+        if guide_share is not None:
+            options["guide_anchor_embeds"] = unit(num_anchors, 4, seed=seed + 20)
+            options["guide_candidate_embeds"] = [unit(length, 4, seed=seed + 21 + length) for length in lengths]
+            options["guide_share"] = guide_share
         scale = torch.tensor(scale, dtype=torch.float64, requires_grad=True)
         inputs = [anchors, scale, *parts]
         loss = streamed_contrastive_loss(anchors, parts, scale, **options, block_size=block_size)
@@ -218,9 +281,9 @@ class TestAgainstThePlainLoss:
         for gradient, expected_gradient in zip(
             torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs), strict=True
         ):
-            torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-9)
+            torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-10)
 
-    @pytest.mark.parametrize("case", ["infonce", "teacher", "filter_by_teacher"])
+    @pytest.mark.parametrize("case", ["infonce", "teacher", "filter_by_teacher", "guide", "mixed_with_teacher"])
     def test_gradcheck(self, case):
         # Only where the weights do not depend on what is varied: they carry no gradient, but finite differences do.
         named, inputs = arguments(CASES[case])
@@ -231,9 +294,10 @@ class TestAgainstThePlainLoss:
 
         assert torch.autograd.gradcheck(loss, inputs)
 
-    def test_gradcheck_distilled(self):
+    @pytest.mark.parametrize("case", ["distilled_and_filtered", "guide_and_targets"])
+    def test_gradcheck_distilled(self, case):
         # The teacher's temperature is the model's, without gradient: the scale is not varied.
-        named, (anchors, batch, queue, _) = arguments(CASES["distilled_and_filtered"])
+        named, (anchors, batch, queue, _) = arguments(CASES[case])
 
         def loss(anchors, batch, queue):
             changed = {"anchor_embeds": anchors, "candidate_embeds": (batch, queue), "logit_scale": 9.0}
@@ -241,11 +305,11 @@ class TestAgainstThePlainLoss:
 
         assert torch.autograd.gradcheck(loss, (anchors, batch, queue))
 
-    @pytest.mark.parametrize("case", ["sacl", "teacher", "distilled_and_filtered"])
+    @pytest.mark.parametrize("case", ["sacl", "teacher", "distilled_and_filtered", "guide_and_targets", "mixed"])
     def test_one_tensor_or_several(self, case):
         named, _ = arguments(CASES[case])
         expected = streamed_contrastive_loss(**named)
-        for name in ("candidate_embeds", "similarity_candidate_embeds"):
+        for name in ("candidate_embeds", "similarity_candidate_embeds", "guide_candidate_embeds"):
             if name in named:
                 named[name] = torch.cat(named[name])
         assert abs(streamed_contrastive_loss(**named).item() - expected.item()) <= 1e-12
@@ -285,6 +349,14 @@ SIMILAR_CANDIDATES = {
     "similarity_candidate_image_embeds": (SIMILAR["similarity_image_embeds"], unit(QUEUE, TEACHER_DIM, seed=6)),
     "similarity_candidate_text_embeds": (SIMILAR["similarity_text_embeds"], unit(QUEUE, TEACHER_DIM, seed=7)),
 }
+GUIDED = {
+    "guide_image_embeds": unit(BATCH, GUIDE_DIM, seed=8),
+    "guide_text_embeds": unit(BATCH, GUIDE_DIM, seed=9),
+}
+GUIDED_CANDIDATES = {
+    "guide_candidate_image_embeds": (GUIDED["guide_image_embeds"], unit(QUEUE, GUIDE_DIM, seed=10)),
+    "guide_candidate_text_embeds": (GUIDED["guide_text_embeds"], unit(QUEUE, GUIDE_DIM, seed=11)),
+}
 BOTH_WAYS = {
     "batch": {},
     "infonce": {"strength": 0.0},
@@ -294,29 +366,53 @@ BOTH_WAYS = {
     "queue": CANDIDATES,
     "queue_and_similarity": {**CANDIDATES, **SIMILAR, **SIMILAR_CANDIDATES},
     "distilled": {**CANDIDATES, **SIMILAR, **SIMILAR_CANDIDATES, "distillation_weight": 0.4},
+    "guide": {**GUIDED, "guide_share": 1.0},
+    "mixed": {**GUIDED, "guide_share": 0.3},
+    "guide_without_share": {**GUIDED, **SIMILAR},
+    "queue_and_guide": {**CANDIDATES, **GUIDED, **GUIDED_CANDIDATES, "guide_share": 0.3},
+    "queue_guide_and_targets": {
+        **CANDIDATES,
+        **SIMILAR,
+        **SIMILAR_CANDIDATES,
+        **GUIDED,
+        **GUIDED_CANDIDATES,
+        "guide_share": 0.3,
+        "distillation_weight": 0.4,
+    },
 }
+
+
+def both_cosines(images, texts, candidate_images, candidate_texts) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image to text and text to image; the candidates are the batch where there are no others."""
+    candidate_images = images if candidate_images is None else joined(candidate_images)
+    candidate_texts = texts if candidate_texts is None else joined(candidate_texts)
+    return contrastive_logits(images, candidate_texts), contrastive_logits(texts, candidate_images)
 
 
 class TestBothDirections:
     @pytest.mark.parametrize("case", BOTH_WAYS.values(), ids=BOTH_WAYS)
     def test_equals_the_plain_loss(self, case):
         options = dict(case)
-        similar = [
-            options.pop(f"similarity_{name}", None)
-            for name in ("image_embeds", "text_embeds", "candidate_image_embeds", "candidate_text_embeds")
-        ]
-        share = options.pop("distillation_weight", 0.0)
+        names = "image_embeds", "text_embeds", "candidate_image_embeds", "candidate_text_embeds"
+        similar, guided = ([options.pop(f"{kind}_{name}", None) for name in names] for kind in ("similarity", "guide"))
+        share, guide_share = options.pop("distillation_weight", 0.0), options.pop("guide_share", 0.0)
         for name in ("candidate_image_embeds", "candidate_text_embeds"):
             if name in options:
                 options[name] = torch.cat(options[name])
+        own = both_ways(**options)
+        teacher = both_cosines(*(own.get(name) for name in names) if similar[0] is None else similar)
         if similar[0] is not None:
-            images, texts = (joined(parts) for parts in (similar[2:] if similar[2] is not None else similar[:2]))
-            options["similarity"] = contrastive_logits(similar[0], texts), contrastive_logits(similar[1], images)
+            options["similarity"] = teacher
+        if guided[0] is not None:
+            options["similarity"] = tuple(
+                mix_similarities(guide, model, guide_share)
+                for guide, model in zip(both_cosines(*guided), teacher, strict=True)
+            )
         if share > 0:
             positives = find_positives(options["pair_ids"], options["candidate_pair_ids"]).double()
             options["soft_targets"] = tuple(
                 share * (9.0 * cosines).softmax(-1) + (1 - share) * positives / positives.sum(-1, keepdim=True)
-                for cosines in options["similarity"]
+                for cosines in teacher
             )
         expected = similarity_regulated_contrastive_loss(**both_ways(**options))
         loss = streamed_similarity_regulated_contrastive_loss(**both_ways(**case), block_size=3)
@@ -395,6 +491,26 @@ class TestWork:
         assert self.watch(strength=1.0, filter_threshold=0.5)["mm"] == 6
         assert self.watch(**TEACHER, distillation_weight=0.5)["mm"] == 10
 
+    def test_products_of_a_guide(self):
+        # A guide that says it all makes the teacher's product needless; without a share or weights it is needless.
+        regulated, shared = {**GUIDE, "strength": 1.0}, {**GUIDE, "strength": 1.0, "guide_share": 0.3}
+        alone, filtered = {**regulated, "guide_share": 1.0}, {"filter_threshold": 0.5}
+        for useless, expected in (
+            (regulated, {"strength": 1.0}),
+            ({**TEACHER, **regulated}, {**TEACHER, "strength": 1.0}),
+            ({**shared, "strength": 0.0}, {}),
+        ):
+            assert {**self.watch(**useless), "detach": 0} == {**self.watch(**expected), "detach": 0}
+        assert self.watch(**alone)["mm"] == self.watch(**TEACHER, **alone)["mm"] == 8
+        assert "logaddexp" in self.watch(**shared)
+        assert self.watch(**shared)["mm"] == 8
+        assert self.watch(**TEACHER, **shared)["mm"] == 12
+        # To prepare, only what the similarity is made of: the guide's; the guide's and the model's.
+        assert self.watch(**alone, **filtered)["mm"] == 10
+        assert self.watch(**shared, **filtered)["mm"] == 12
+        assert self.watch(**TEACHER, **alone, distillation_weight=0.5)["mm"] == 16
+        assert self.watch(**TEACHER, **{**alone, "strength": 0.0}, distillation_weight=0.5)["mm"] == 10
+
     def test_infonce_does_not_pay_for_weights(self):
         assert self.watch()["exp_"] < self.watch(strength=1.0)["exp_"]
 
@@ -405,14 +521,16 @@ class TestWork:
 
 class TestPrecision:
     @pytest.mark.parametrize("dtype", LOW_PRECISION)
-    @pytest.mark.parametrize("case", ["infonce", "sacl", "filter", "teacher", "distilled_and_filtered"])
+    @pytest.mark.parametrize(
+        "case", ["infonce", "sacl", "filter", "teacher", "distilled_and_filtered", "mixed", "guide_and_targets"]
+    )
     def test_half_precision_is_computed_in_full(self, dtype, case):
         def run(cast):
             named, _ = arguments(CASES[case])
-            for name in ("anchor_embeds", "similarity_anchor_embeds"):
+            for name in ("anchor_embeds", "similarity_anchor_embeds", "guide_anchor_embeds"):
                 if name in named:
                     named[name] = named[name].detach().to(dtype).to(cast).requires_grad_()
-            for name in ("candidate_embeds", "similarity_candidate_embeds"):
+            for name in ("candidate_embeds", "similarity_candidate_embeds", "guide_candidate_embeds"):
                 if name in named:
                     named[name] = [part.detach().to(dtype).to(cast).requires_grad_() for part in named[name]]
             named["logit_scale"] = torch.tensor(1000.0, dtype=torch.float32, requires_grad=True)
@@ -430,12 +548,14 @@ class TestPrecision:
 
     @pytest.mark.parametrize("dtype", LOW_PRECISION)
     @pytest.mark.parametrize("embeds_dtype", [torch.float32, *LOW_PRECISION])
-    def test_autocast_does_not_lower_the_precision(self, dtype, embeds_dtype):
+    @pytest.mark.parametrize("guide_share", [0.0, 0.3])
+    def test_autocast_does_not_lower_the_precision(self, dtype, embeds_dtype, guide_share):
         images = unit(8, DIM, dtype=embeds_dtype).requires_grad_()
         texts = unit(8, DIM, seed=1, dtype=embeds_dtype).requires_grad_()
 
         def run():
-            loss = streamed_similarity_regulated_contrastive_loss(images, texts, 1000.0, block_size=3)
+            guide = {"guide_image_embeds": texts, "guide_text_embeds": images, "guide_share": guide_share}
+            loss = streamed_similarity_regulated_contrastive_loss(images, texts, 1000.0, **guide, block_size=3)
             return loss, *torch.autograd.grad(loss, (images, texts))
 
         expected = run()
@@ -471,7 +591,7 @@ class TestPrecision:
         assert 0 < expected.item() < 1e-6
         assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
-    @pytest.mark.parametrize("case", ["sacl", "filter", "distilled"])
+    @pytest.mark.parametrize("case", ["sacl", "filter", "distilled", "guide_and_targets"])
     def test_huge_scores_do_not_overflow(self, case):
         named, inputs = arguments(CASES[case])
         named["logit_scale"] = 1e6
@@ -517,11 +637,12 @@ class TestEdgeCases:
         assert all(tensor.grad.count_nonzero() == 0 for tensor in inputs)
 
     def test_empty_parts(self):
-        named, _ = arguments(CASES["sacl"])
-        batch, queue = named["candidate_embeds"]
+        named, _ = arguments(CASES["mixed"])
         expected = streamed_contrastive_loss(**named)
-        parts = (unit(0, DIM), batch, unit(0, DIM), queue)
-        assert torch.equal(streamed_contrastive_loss(**{**named, "candidate_embeds": parts}), expected)
+        for name in ("candidate_embeds", "guide_candidate_embeds"):
+            batch, queue = named[name]
+            named[name] = (batch[:0], batch, batch[:0], queue)
+        assert torch.equal(streamed_contrastive_loss(**named), expected)
 
     def test_no_candidates(self):
         named, _ = arguments({"candidate_embeds": unit(0, DIM), "candidate_pair_ids": IDS[:0], "strength": 1.0})
@@ -560,6 +681,17 @@ class TestEdgeCases:
         broken[3, 2] = torch.nan
         assert streamed_contrastive_loss(**{**named, "similarity_anchor_embeds": broken}, block_size=3).isnan()
 
+    @pytest.mark.parametrize("case", ["guide", "mixed", "guide_and_targets", "filter_by_guide", "mixed_and_filtered"])
+    @pytest.mark.parametrize("name", ["guide_anchor_embeds", "guide_candidate_embeds"])
+    def test_nan_guide_is_nan_out(self, case, name):
+        named, _ = arguments(CASES[case])
+        broken = joined(named[name]).clone()
+        broken[3, 2] = torch.nan
+        named[name] = broken if name == "guide_anchor_embeds" else broken.split([BATCH, QUEUE])
+        assert streamed_contrastive_loss(**named, block_size=3).isnan()
+        # But not where nobody looks at it.
+        assert streamed_contrastive_loss(**{**named, "guide_share": 0.0}, block_size=3).isfinite()
+
     @pytest.mark.parametrize("strength", [0.0, 1.0])
     def test_nan_is_not_hidden_in_an_anchor_that_is_left_out(self, strength):
         named, (anchors, *_) = arguments({"pair_ids": IDS + 7, "strength": strength})
@@ -580,6 +712,26 @@ class TestGradient:
         named.update(logit_scale=9.0, anchor_embeds=unit(BATCH, DIM), candidate_embeds=unit(BATCH + QUEUE, DIM))
         named["similarity_candidate_embeds"] = torch.cat(similar[1:])
         assert not streamed_contrastive_loss(**named).requires_grad
+
+    @pytest.mark.parametrize("case", ["guide", "mixed", "mixed_with_teacher", "guide_and_targets"])
+    def test_no_gradient_reaches_the_guide(self, case):
+        named, inputs = arguments(CASES[case])
+        expected = torch.autograd.grad(streamed_contrastive_loss(**named), inputs)
+        guide = [named["guide_anchor_embeds"], *named["guide_candidate_embeds"]]
+        guide = [tensor.clone().requires_grad_() for tensor in guide]
+        named.update(guide_anchor_embeds=guide[0], guide_candidate_embeds=guide[1:])
+        streamed_contrastive_loss(**named).backward()
+        assert all(tensor.grad is None for tensor in guide)
+        assert all(torch.equal(tensor.grad, gradient) for tensor, gradient in zip(inputs, expected, strict=True))
+        for tensor in inputs:
+            tensor.requires_grad_(False)
+        assert not streamed_contrastive_loss(**named).requires_grad
+
+    def test_model_that_is_its_own_guide_gets_no_gradient_for_it(self):
+        named, (anchors, *parts, _) = arguments({"strength": 1.0})
+        expected = torch.autograd.grad(streamed_contrastive_loss(**named), anchors)
+        named.update(guide_anchor_embeds=anchors, guide_candidate_embeds=parts, guide_share=0.5)
+        torch.testing.assert_close(torch.autograd.grad(streamed_contrastive_loss(**named), anchors), expected)
 
     def test_differentiable_once(self):
         named, (anchors, *_) = arguments(CASES["sacl"])
@@ -636,6 +788,31 @@ WRONG = {
         lambda: call(**{**TEACHER, "similarity_candidate_embeds": unit(15, 5)}),
         r"expected 8 and \[8, 7\], got 8 and \[15\]",
     ),
+    "guide_of_anchors_only": (
+        lambda: call(guide_anchor_embeds=unit(8, 4)),
+        "`guide_anchor_embeds` and `guide_candidate_embeds` go together",
+    ),
+    "guide_width": (
+        lambda: call(**{**GUIDE, "guide_anchor_embeds": unit(8, 5)}),
+        "`guide_anchor_embeds` and `guide_candidate_embeds`.*got 5 and 4",
+    ),
+    "guide_integers": (
+        lambda: call(**{**GUIDE, "guide_anchor_embeds": torch.ones(8, 4).int()}),
+        "`guide_anchor_embeds`.*torch.int32",
+    ),
+    "guide_none": (lambda: call(**{**GUIDE, "guide_candidate_embeds": ()}), "`guide_candidate_embeds` must.*got none"),
+    "guide_of_other_candidates": (
+        lambda: call(**{**GUIDE, "guide_candidate_embeds": (unit(8, 4), unit(6, 4))}),
+        r"The guide embeddings.*expected 8 and \[8, 7\], got 8 and \[8, 6\]",
+    ),
+    "guide_share_large": (lambda: call(**GUIDE, guide_share=1.5), r"`guide_share`.*\[0, 1\].*1.5"),
+    "guide_share_negative": (lambda: call(**GUIDE, guide_share=-0.1), r"`guide_share`.*\[0, 1\].*-0.1"),
+    "guide_share_nan": (lambda: call(**GUIDE, guide_share=math.nan), "`guide_share`.*nan"),
+    "guide_share_without_guide": (
+        lambda: call(strength=1.0, guide_share=0.5),
+        "`guide_share=0.5`.*guide: give its embeddings as `guide_anchor_embeds`",
+    ),
+    "guide_share_without_guide_or_strength": (lambda: call(guide_share=0.5), "`guide_share=0.5`"),
     "strength_negative": (lambda: call(strength=-0.5), "`strength`.*-0.5"),
     "strength_nan": (lambda: call(strength=math.nan), "`strength`.*nan"),
     "threshold": (lambda: call(filter_threshold=1.5), r"`filter_threshold`.*\(0, 1\).*1.5"),
@@ -657,6 +834,16 @@ WRONG = {
     ),
     "similarity_without_candidates": (lambda: both(**CANDIDATES, **SIMILAR), "with candidates"),
     "similarity_of_no_candidates": (lambda: both(**SIMILAR, **SIMILAR_CANDIDATES), "more than the batch"),
+    "guide_of_images_only": (
+        lambda: both(guide_image_embeds=unit(8, 4), guide_share=0.5),
+        "`guide_image_embeds` and `guide_text_embeds`",
+    ),
+    "guide_without_candidates": (lambda: both(**CANDIDATES, **GUIDED, guide_share=0.5), "The guide.*with candidates"),
+    "guide_of_no_candidates": (
+        lambda: both(**GUIDED, **GUIDED_CANDIDATES),
+        "`guide_candidate_image_embeds`.*more than the batch",
+    ),
+    "no_guide_but_a_share": (lambda: both(guide_share=0.5), "`guide_share=0.5`"),
 }
 
 
