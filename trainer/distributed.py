@@ -1,6 +1,7 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """Tensors of all processes in every process: the candidates of a contrastive loss are those of the global batch."""
 
+import functools
 from typing import Any
 
 import torch
@@ -12,13 +13,34 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """The number of this process among all; 0 outside of distributed training."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def _processors() -> dist.ProcessGroup:
+    """All processes, talking from processor to processor, whatever their accelerators are doing."""
+    world = dist.group.WORLD
+    assert world is not None
+    return world if dist.get_backend(world) == "gloo" else _beside(world)
+
+
+@functools.lru_cache(maxsize=1)
+def _beside(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
 def row_counts(tensor: torch.Tensor) -> list[int]:
-    """How many rows the tensor has in each process: batches may differ, at the end of an epoch or after a bad pair."""
+    """
+    How many rows the tensor has in each process: batches may differ, at the end of an epoch or after a bad pair. No
+    accelerator is waited for.
+    """
     if world_size() == 1:
         return [len(tensor)]
-    count = torch.tensor([len(tensor)], device=tensor.device)
-    counts = [torch.empty_like(count) for _ in range(world_size())]
-    dist.all_gather(counts, count)
+    counts = [torch.empty(1, dtype=torch.int64) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([len(tensor)]), group=_processors())
     return torch.cat(counts).tolist()
 
 

@@ -14,13 +14,17 @@ from torch import nn
 _UNLIMITED = 10**6
 
 
-def feature_encoder(model: nn.Module, method_name: str) -> Callable[[Mapping[str, Any]], torch.Tensor]:
-    """From what the processor returns to normalised embeddings, on the model's device and in its dtype."""
-    # An adapter wraps the model, and a model with heads, such as `SaclForPreTraining`, its dual encoder.
+def dual_encoder(model: nn.Module) -> nn.Module:
+    """What embeds images and texts, below adapters and below heads such as those of `SaclForPreTraining`."""
     get_base_model = getattr(model, "get_base_model", None)
     unwrapped = get_base_model() if callable(get_base_model) else model
-    encoder = unwrapped if hasattr(unwrapped, method_name) else getattr(unwrapped, "base_model", None)
-    method = getattr(encoder, method_name, None)
+    embeds = hasattr(unwrapped, "get_image_features") or hasattr(unwrapped, "get_text_features")
+    return unwrapped if embeds else getattr(unwrapped, "base_model", unwrapped)
+
+
+def feature_encoder(model: nn.Module, method_name: str) -> Callable[[Mapping[str, Any]], torch.Tensor]:
+    """From what the processor returns to normalised embeddings, on the model's device and in its dtype."""
+    method = getattr(dual_encoder(model), method_name, None)
     if not callable(method):
         raise TypeError(
             f"{type(model).__name__} has no `{method_name}`: pass a dual encoder such as `CLIPModel`, unwrapped from "
@@ -51,23 +55,18 @@ def feature_encoder(model: nn.Module, method_name: str) -> Callable[[Mapping[str
     return encode
 
 
-def text_options(model: nn.Module, processor: Any, max_length: int | None) -> dict[str, Any]:
+def text_options(model: nn.Module | None, processor: Any, max_length: int | None) -> dict[str, Any]:
     """How captions are padded and cut: as asked, else as the processor declares, else as the model allows."""
     declared = getattr(processor, "text_kwargs", None) or {}
     config = getattr(model, "config", None)
-    options: dict[str, Any] = {}
-    if "padding" not in declared:
-        # SigLIP reads the last position and takes no mask: it was trained with padding to the full length.
-        full_length = str(getattr(config, "model_type", "")).startswith("siglip")
-        options["padding"] = "max_length" if full_length else True
-    if max_length is not None:
-        return {**options, "truncation": True, "max_length": max_length}
-    if "max_length" in declared:
-        return {**options, "truncation": True}
-    tokenizer = getattr(processor, "tokenizer", processor)
-    limit = getattr(tokenizer, "model_max_length", None)
+    text_config = getattr(config, "text_config", None)
+    # SigLIP reads the last position and takes no mask: it was trained with padding to the full length.
+    full_length = str(getattr(text_config or config, "model_type", "")).startswith("siglip")
+    options = {"padding": declared.get("padding", "max_length" if full_length else True)}
+    limit = declared.get("max_length") if max_length is None else max_length
+    if limit is None:
+        limit = getattr(getattr(processor, "tokenizer", processor), "model_max_length", None)
     if limit is None or limit > _UNLIMITED:
-        text_config = getattr(config, "text_config", None)
         limit = getattr(text_config, "max_position_embeddings", None)
     return options if limit is None else {**options, "truncation": True, "max_length": limit}
 

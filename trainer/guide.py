@@ -1,29 +1,20 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """The guide: a frozen model that says how alike two pairs are while the model in training cannot tell yet."""
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow as pa
+import PIL.Image
 import torch
 from torch import nn
 from transformers import AutoModel, AutoProcessor
-from transformers.utils import logging
 
 from .data.collator import GUIDE_COLUMNS
-from .data.pairs import clean_captions, undecoded
-from .data.transforms import ImageDecodingError, decode_image
-from .embedding import evaluation_mode, feature_encoder, text_options
-
-
-logger = logging.get_logger(__name__)
-
-# Rows whose features are written at a time: what an interruption can cost.
-_ROWS_PER_FILE = 4096
+from .data.pairs import clean_captions
+from .embedding import dual_encoder, evaluation_mode, feature_encoder, text_options
+from .features import add_features, encode_readable, fingerprint_of
 
 
 class Guide:
@@ -61,7 +52,7 @@ class Guide:
     def __init__(self, model: nn.Module, processor: Any = None):
         self.model = model
         self.processor = processor
-        embedder = model if hasattr(model, "get_image_features") else getattr(model, "base_model", model)
+        embedder = dual_encoder(model)
         if hasattr(embedder, "get_image_features") and hasattr(embedder, "get_text_features"):
             self.kind = "image_text"
         elif hasattr(model, "encode") or _is_tokenizer(processor):
@@ -102,34 +93,22 @@ class Guide:
         features = {}
         with evaluation_mode(self.model):
             if "image" in self.kind:
-                features["guide_image_embeds"] = self._encode_images([row["image"] for row in rows])
+                images = [row["image"] for row in rows]
+                features["guide_image_embeds"] = encode_readable(images, self._encode_images, "The guide")
             if "text" in self.kind:
                 features["guide_text_embeds"] = self._encode_captions(
                     [clean_captions(row.get("captions"), row.get("caption")) or [""] for row in rows]
                 )
         return features
 
-    def _encode_images(self, images: list[Any]) -> torch.Tensor:
-        pictures, readable = [], []
-        for number, image in enumerate(images):
-            try:
-                pictures.append(decode_image(image))
-                readable.append(number)
-            except ImageDecodingError as error:
-                logger.warning_once(f"The guide cannot read an image ({error}); such pairs are skipped in training.")
-        if not pictures:
-            raise ValueError(f"None of {len(images)} images can be read. Are the paths right?")
+    def _encode_images(self, pictures: list[PIL.Image.Image]) -> torch.Tensor:
         if self.kind == "image_text":
             inputs = self.processor(images=pictures, return_tensors="pt")
-            embeds = feature_encoder(self.model, "get_image_features")(inputs)
-        else:
-            outputs = self.model(**self.processor(pictures, return_tensors="pt").to(self.model.device))
-            pooled = outputs.get("pooler_output")
-            embeds = outputs.last_hidden_state[:, 0] if pooled is None else pooled.flatten(1)
-        embeds = nn.functional.normalize(embeds.float(), dim=-1).cpu()
-        features = torch.full((len(images), embeds.shape[1]), torch.nan)
-        features[torch.tensor(readable)] = embeds
-        return features
+            return feature_encoder(self.model, "get_image_features")(inputs)
+        outputs = self.model(**self.processor(pictures, return_tensors="pt").to(self.model.device))
+        pooled = outputs.get("pooler_output")
+        embeds = outputs.last_hidden_state[:, 0] if pooled is None else pooled.flatten(1)
+        return nn.functional.normalize(embeds.float(), dim=-1)
 
     def _encode_captions(self, captions: list[list[str]]) -> torch.Tensor:
         flat = [caption for texts in captions for caption in texts]
@@ -152,12 +131,7 @@ class Guide:
 
     def fingerprint(self) -> str:
         """A hash of the weights and the preprocessing: the same guide, the same features."""
-        digest = hashlib.blake2b(digest_size=12)
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        digest.update(repr(self.processor).encode())
-        return digest.hexdigest()
+        return fingerprint_of(self.model, self.processor)
 
 
 def _is_tokenizer(processor: Any) -> bool:
@@ -175,8 +149,7 @@ def add_guide_features(
     """
     Writes the guide's features of every pair as columns of the data set, once; training then pays nothing for it.
 
-    Features are written to disk a few thousand rows at a time. An interrupted call goes on where it stopped, and a
-    repeated one reads what is there, as long as data set and guide are the same.
+    An interrupted call goes on where it stopped, and a repeated one reads what is there (see [`add_features`]).
 
     Args:
         dataset ([`~datasets.Dataset`]):
@@ -205,52 +178,11 @@ def add_guide_features(
     >>> pairs = add_guide_features(pairs, Guide.from_pretrained("openai/clip-vit-base-patch32"))
     ```
     """
-    if not isinstance(dataset, datasets.Dataset):
-        raise ValueError(
-            f"Guide features are kept beside a `datasets.Dataset`, not a `{type(dataset).__name__}`: save the stream "
-            "to disk first, or train it without a guide."
-        )
-    if len(dataset) == 0:
-        raise ValueError("The data set has no rows: nothing can be embedded.")
-    if set(guide.columns) <= set(dataset.column_names):
-        return dataset
-    root = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "guide_features")
-    folder = root / f"{dataset._fingerprint}-{guide.fingerprint()}"
-    folder.mkdir(parents=True, exist_ok=True)
-
-    rows = undecoded(dataset)
-    files = []
-    starts = range(0, len(dataset), _ROWS_PER_FILE)
-    with logging.tqdm(total=len(dataset), desc="Guide features", disable=not show_progress) as bar:
-        for start in starts:
-            stop = min(start + _ROWS_PER_FILE, len(dataset))
-            file = folder / f"{start:012d}-{stop:012d}.arrow"
-            if file.exists():
-                bar.update(stop - start)
-            else:
-                _write_features(file, rows, range(start, stop), guide, batch_size, bar)
-            files.append(file)
-    features = datasets.concatenate_datasets([datasets.Dataset.from_file(str(file)) for file in files])
-    return datasets.concatenate_datasets([dataset, features], axis=1)
-
-
-def _write_features(
-    file: Path, rows: datasets.Dataset, numbers: range, guide: Guide, batch_size: int, bar: Any
-) -> None:
-    """Embeds some rows and writes them under a name that exists only when they are complete."""
-    parts: dict[str, list[torch.Tensor]] = {column: [] for column in guide.columns}
-    for start in range(numbers.start, numbers.stop, batch_size):
-        batch = [rows[number] for number in range(start, min(start + batch_size, numbers.stop))]
-        for column, embeds in guide.encode(batch).items():
-            parts[column].append(embeds)
-        bar.update(len(batch))
-    columns = {}
-    for column, batches in parts.items():
-        matrix = torch.cat(batches).numpy()
-        offsets = pa.array(range(0, matrix.size + 1, matrix.shape[1]), type=pa.int32())
-        columns[column] = pa.ListArray.from_arrays(offsets, pa.array(matrix.ravel(), type=pa.float32()))
-    table = pa.table(columns)
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    os.replace(partial, file)
+    return add_features(
+        dataset,
+        guide,
+        name="guide features",
+        batch_size=batch_size,
+        cache_dir=cache_dir,
+        show_progress=show_progress,
+    )

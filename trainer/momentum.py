@@ -6,6 +6,8 @@ import copy
 import torch
 from torch import nn
 
+from .sharding import copy_from_whole, slice_again, whole
+
 
 class MomentumTeacher:
     r"""
@@ -29,26 +31,32 @@ class MomentumTeacher:
         shared_by_id = {id(parameter): parameter for parameter in frozen.values()}
         self.model = copy.deepcopy(model, shared_by_id).requires_grad_(False).eval()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def __call__(self, **inputs):
         return self.model(**inputs)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Moves the teacher one step towards `model`; buffers are taken over as they are."""
+        slice_again(self.model)
         pairs = zip(self.model.parameters(), model.parameters(), strict=True)
-        moving = [(ours.detach(), theirs.detach()) for ours, theirs in pairs if ours is not theirs]
+        # The model may have been cast since, as DeepSpeed casts it; the teacher stays as precise as it was.
+        moving = [(ours.detach(), theirs.detach().to(ours.dtype)) for ours, theirs in pairs if ours is not theirs]
         if moving:
             torch._foreach_lerp_([ours for ours, _ in moving], [theirs for _, theirs in moving], 1 - self.momentum)
         for our_buffer, their_buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             our_buffer.copy_(their_buffer)
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
+    def _own_tensors(self) -> dict[str, torch.Tensor]:
         """The teacher's own weights and persistent buffers, each once: neither tied nor shared ones are repeated."""
         persistent = self.model.state_dict().keys()
         weights = {name: weight for name, weight in self.model.named_parameters() if name not in self._shared}
         buffers = {name: buffer for name, buffer in self.model.named_buffers() if name in persistent}
         return {name: tensor.detach() for name, tensor in {**weights, **buffers}.items()}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What is the teacher's own; if it is sharded, all processes have to ask."""
+        return {name: whole(tensor) for name, tensor in self._own_tensors().items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
@@ -58,7 +66,7 @@ class MomentumTeacher:
         Raises:
             ValueError: if names or shapes are not those of the model.
         """
-        own = self.state_dict()
+        own = self._own_tensors()
         missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or unexpected:
             raise ValueError(
@@ -71,4 +79,4 @@ class MomentumTeacher:
                     f"{tuple(tensor.shape)}."
                 )
         for name, tensor in own.items():
-            tensor.copy_(state[name])
+            copy_from_whole(tensor, state[name])

@@ -27,6 +27,7 @@ class SaclTrainingArguments(TrainingArguments):
     > These arguments have other defaults than in [`TrainingArguments`]: `learning_rate` (1e-4 instead of 5e-5),
     > `weight_decay` (0.02 instead of 0), `lr_scheduler_type` (`"cosine"` instead of `"linear"`), `warmup_steps` (0.1,
     > a share of the training, instead of 0), `remove_unused_columns` (`False`: the collator reads the raw columns),
+    > `logging_nan_inf_filter` (`False`: a loss that is not finite is no average of its neighbours, see `nan_policy`),
     > `label_names` (none: the labels are the pairs themselves), `eval_on_start`-style metrics need no setting:
     > `eval_loss` and retrieval metrics come with every evaluation.
 
@@ -55,6 +56,9 @@ class SaclTrainingArguments(TrainingArguments):
             `"albef"` and `"sacl_distilled"`. Without a teacher it is without effect.
         distillation_warmup (`float`, *optional*, defaults to 0.05):
             Share or steps over which `distillation_weight` rises linearly from 0.
+        teacher_bf16 (`bool`, *optional*, defaults to `False`):
+            Whether the teacher computes in bfloat16 even where the model does not. Its weights stay as they are: in
+            bfloat16 they would be too coarse to move.
         queue_size (`int`, *optional*, defaults to 0):
             Number of past pairs kept as further candidates; any number. ALBEF keeps 65,536 for millions of pairs.
         guide_schedule (`str`, *optional*, defaults to `"linear"`):
@@ -62,6 +66,17 @@ class SaclTrainingArguments(TrainingArguments):
             or `"constant"`, which keeps the guide's alone throughout.
         guide_duration (`float`, *optional*, defaults to 1.0):
             Share of the training, in (0, 1], after which the guide has handed over.
+        lock_vision (`bool`, *optional*, defaults to `False`):
+            Whether to lock the image tower: it stays as it is, and the text tower learns to read it ("LiT", Zhai et
+            al., 2022, [arXiv 2111.07991](https://huggingface.co/papers/2111.07991)). Projections, temperature, fusion
+            encoder and heads learn on.
+        lock_text (`bool`, *optional*, defaults to `False`):
+            Whether to lock the text tower.
+        cache_locked_towers (`bool`, *optional*, defaults to `False`):
+            Whether to ask locked towers once for each pair, before training, instead of in every epoch
+            ([`add_tower_features`]; columns that the data set has already are used). With `lock_vision` images are
+            then neither decoded nor augmented in training. Not with `itm_weight` or `mlm_weight` on a model with these
+            heads; with `lock_text` only for pairs of one caption each. Evaluation asks the towers themselves.
         itc_weight (`float`, *optional*, defaults to 1.0):
             Weight of the image-text contrastive loss.
         itm_weight (`float`, *optional*, defaults to 1.0):
@@ -74,6 +89,18 @@ class SaclTrainingArguments(TrainingArguments):
             Gradient caching: batches larger than this run through the model in chunks of this size, twice, while the
             contrast still sees the whole of `per_device_train_batch_size`. The activations of one chunk live at a
             time. (`gradient_accumulation_steps` saves memory too, but adds no negatives.)
+        loss_block_size (`int`, *optional*):
+            Computes the contrastive loss in blocks of this many anchors and candidates (1024 suits a CPU, a GPU may
+            want more), twice, instead of holding matrices of all of them: memory grows with batch plus queue, not
+            batch times queue. The loss is the same.
+        local_loss (`bool`, *optional*, defaults to `True`):
+            Whether each of several processes computes only its own anchors' rows of the loss, among the candidates of
+            all. `False` has every process compute all rows: the same gradients for more work, and a loss that is the
+            same number everywhere.
+        nan_policy (`str`, *optional*, defaults to `"raise"`):
+            What to do about a loss that is not finite: `"raise"` stops the training and names the loss and the pairs;
+            `"skip"` leaves out that optimiser step and goes on, but stops after 10 in a row. On a GPU `"raise"` comes
+            when losses are next logged, saved or evaluated, and `"skip"` makes every step wait for its loss.
         vision_learning_rate (`float`, *optional*):
             Learning rate of the image tower; `learning_rate` is then that of the rest. The paper takes 1e-5 beside
             1e-4.
@@ -93,6 +120,9 @@ class SaclTrainingArguments(TrainingArguments):
     weight_decay: float = field(default=0.02, metadata={"help": "Weight decay of matrices."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Share (< 1) or steps of learning rate warm-up."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Replace losses that are not finite in the log; see nan_policy instead."}
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: the collator reads the raw columns."}
     )
@@ -123,6 +153,7 @@ class SaclTrainingArguments(TrainingArguments):
     distillation_warmup: float = field(
         default=0.05, metadata={"help": "Share (< 1) or steps over which distillation_weight rises from 0."}
     )
+    teacher_bf16: bool = field(default=False, metadata={"help": "Compute the teacher in bfloat16."})
     queue_size: int = field(default=0, metadata={"help": "Number of past pairs kept as further candidates."})
 
     # Guide.
@@ -131,6 +162,13 @@ class SaclTrainingArguments(TrainingArguments):
     )
     guide_duration: float = field(
         default=1.0, metadata={"help": "Share of the training after which the guide has handed over."}
+    )
+
+    # Locked towers.
+    lock_vision: bool = field(default=False, metadata={"help": "Keep the image tower as it is (LiT)."})
+    lock_text: bool = field(default=False, metadata={"help": "Keep the text tower as it is."})
+    cache_locked_towers: bool = field(
+        default=False, metadata={"help": "Ask locked towers once for each pair instead of in every epoch."}
     )
 
     # Weights of the losses.
@@ -142,6 +180,15 @@ class SaclTrainingArguments(TrainingArguments):
     # Optimisation.
     contrastive_chunk_size: int | None = field(
         default=None, metadata={"help": "Pairs whose activations live at a time, in batches larger than that."}
+    )
+    loss_block_size: int | None = field(
+        default=None, metadata={"help": "Compute the contrastive loss in blocks of this size, in linear memory."}
+    )
+    local_loss: bool = field(
+        default=True, metadata={"help": "Each process computes only its own anchors' rows of the loss."}
+    )
+    nan_policy: str = field(
+        default="raise", metadata={"help": "A loss that is not finite: raise (stop) or skip (leave the step out)."}
     )
     vision_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the image tower; learning_rate is that of the rest."}
@@ -162,6 +209,12 @@ class SaclTrainingArguments(TrainingArguments):
                 f"The objective {self.objective!r} takes its targets from the momentum teacher: set `momentum` "
                 "(ALBEF: 0.995)."
             )
+        if self.loss_block_size is not None and not OBJECTIVES[self.objective].streams():
+            raise ValueError(
+                f"The objective {self.objective!r} cannot be computed in blocks: set `loss_block_size=None`."
+            )
+        if self.nan_policy not in ("raise", "skip"):
+            raise ValueError(f"`nan_policy` must be 'raise' or 'skip', got {self.nan_policy!r}.")
         if self.remove_unused_columns:
             raise ValueError("`remove_unused_columns` must be False: the collator reads the raw columns.")
         for name, (low, high) in _RANGES.items():
@@ -176,6 +229,13 @@ class SaclTrainingArguments(TrainingArguments):
             )
         if not 0 < self.guide_duration <= 1:
             raise ValueError(f"`guide_duration` must be in (0, 1], got {self.guide_duration}.")
+        if self.lock_vision and self.vision_learning_rate is not None:
+            raise ValueError(
+                f"`vision_learning_rate` ({self.vision_learning_rate}) is for an image tower that learns, and "
+                "`lock_vision` locks it: set only one of them."
+            )
+        if self.cache_locked_towers and not (self.lock_vision or self.lock_text):
+            raise ValueError("`cache_locked_towers` needs a locked tower: set `lock_vision` or `lock_text` too.")
         if self.momentum is not None and self.momentum == 1:
             raise ValueError("`momentum` must be below 1: at 1 the teacher would never learn.")
         if self.filter_threshold is not None and not 0 < self.filter_threshold < 1:
@@ -203,6 +263,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "mlm_weight": (0, float("inf")),
     "mlm_probability": (0, 1),
     "contrastive_chunk_size": (1, float("inf")),
+    "loss_block_size": (1, float("inf")),
     "vision_learning_rate": (0, float("inf")),
     "min_temperature": (1e-6, float("inf")),
     "max_temperature": (1e-6, float("inf")),

@@ -6,7 +6,8 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,20 +24,39 @@ from transformers import (
     Trainer,
     TrainerCallback,
 )
-from transformers.utils import ModelOutput, is_peft_available
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.utils import ModelOutput, is_peft_available, logging
 
-from modeling_sacl.loss_sacl import contrastive_logits, find_positives
+from modeling_sacl.loss_sacl import contrastive_logits
 
-from .data import PairCollator, SeededPairs, undecoded, with_pair_ids
+from .checkpoints import (
+    PendingLogs,
+    agreed,
+    checkpoint_to_resume,
+    delete_old_checkpoints,
+    seal_checkpoint,
+    set_aside,
+    tensors_only,
+    unseal_checkpoint,
+)
+from .data import PairCollator, SeededPairs, SeededStream, undecoded, with_pair_ids
 from .distributed import gather, row_counts
 from .evaluation import Relevance, evaluate_retrieval
 from .grad_cache import RandomState, split_batch
 from .guide import GUIDE_COLUMNS, Guide, add_guide_features
+from .locked import cache_locked_towers, cached_towers, check_cacheable, lock_towers, without_tower_features
 from .momentum import MomentumTeacher
-from .objectives import OBJECTIVES, BothDirections, ContrastiveBatch, distillation_loss
+from .objectives import OBJECTIVES, Comparison, ContrastiveBatch, ObjectiveOutput, distillation_loss
 from .queue import FeatureQueue, PairFeatures
+from .renamed_weights import load_renamed_weights
 from .sacl_config import GUIDE_SCHEDULES, SaclTrainingArguments
+from .sharding import gathered, make_sliceable, shard_beside, slice_again, whole, with_scalars
+from .stability import NonFiniteGuard
 
+
+logger = logging.get_logger(__name__)
 
 TRAINING_STATE_NAME = "sacl_training_state.safetensors"
 
@@ -46,9 +66,10 @@ class SaclTrainer(Trainer):
     Trainer for contrastive image-text models: SACL pre-training and fine-tuning, and the baselines beside it.
 
     It trains [`SaclForPreTraining`] with contrast, matching and masked language modeling, and any dual encoder whose
-    output has `image_embeds` and `text_embeds` ([`CLIPModel`], [`SaclModel`] ...) with contrast alone. The momentum
-    teacher and the feature queue live beside the model, are saved with every checkpoint and restored by
-    `resume_from_checkpoint`, and are never part of the saved model.
+    output has `image_embeds` and `text_embeds` ([`CLIPModel`], [`SaclModel`] ...) with contrast alone. (The
+    `logit_bias` of [`SiglipModel`] is of its sigmoid loss: the softmax here does not use it.) The momentum teacher and
+    the feature queue live beside the model, are saved with every checkpoint and restored by `resume_from_checkpoint`,
+    and are never part of the saved model.
 
     Args:
         model ([`PreTrainedModel`] or `str`):
@@ -136,6 +157,8 @@ class SaclTrainer(Trainer):
         base_model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._forward_arguments = set(inspect.signature(base_model.forward).parameters)
         self._has_fusion = "mlm_input_ids" in self._forward_arguments
+        check_cacheable(args, self._forward_arguments)
+        lock_towers(model, vision=args.lock_vision, text=args.lock_text)
         if processing_class is None:
             processing_class = getattr(data_collator, "processor", None)
         if data_collator is None:
@@ -144,7 +167,8 @@ class SaclTrainer(Trainer):
                     "Pass the model's processor as `processing_class`, or a `data_collator`: without either, images "
                     "and captions cannot become a batch."
                 )
-            data_collator = self._default_collator(processing_class, args)
+            data_collator = self._default_collator(model, processing_class, args)
+        _warn_of_padding(data_collator, model)
         if guide_model is not None and not isinstance(guide_model, Guide):
             if isinstance(guide_model, str):
                 guide_model = Guide.from_pretrained(guide_model)
@@ -163,7 +187,17 @@ class SaclTrainer(Trainer):
         )
         self.eval_relevance = eval_relevance
         self.eval_collator = getattr(data_collator, "for_evaluation", lambda: data_collator)()
+        self.train_dataset = cache_locked_towers(
+            self.train_dataset,
+            self.model,
+            args,
+            processor=processing_class,
+            collator=self.eval_collator,
+            embed=self._embed,
+            show_progress=not args.disable_tqdm and self.is_local_process_zero(),
+        )
         self.objective = OBJECTIVES[args.objective].from_arguments(args)
+        self._scalars = self._prepare_for_slicing() if self.is_fsdp_enabled else set()
         self.teacher = None if args.momentum is None else MomentumTeacher(self.model, args.momentum)
         self.queue = FeatureQueue(args.queue_size) if args.queue_size > 0 else None
         # Guide features of the queued pairs, row by row beside the queue.
@@ -173,16 +207,41 @@ class SaclTrainer(Trainer):
             "train": defaultdict(list),
             "eval": defaultdict(list),
         }
+        self._pending_logs = PendingLogs(self)
         self._seeded_pairs: SeededPairs | None = None
+        # On the CPU reading a number costs nothing.
+        self._guard = NonFiniteGuard(args.nan_policy, deferred=args.device.type != "cpu")
+        _warn_of_accumulation(args)
+        if self.is_deepspeed_enabled:
+            _check_deepspeed(args)
         self.add_callback(_TrainingEvents(self))
 
-    def _default_collator(self, processor: ProcessorMixin, args: SaclTrainingArguments) -> PairCollator:
-        plain = PairCollator(processor, mlm_probability=args.mlm_probability if self._masks_text(args) else 0.0)
+    def _default_collator(
+        self, model: nn.Module, processor: ProcessorMixin, args: SaclTrainingArguments
+    ) -> PairCollator:
+        mlm_probability = args.mlm_probability if self._masks_text(args) else 0.0
+        plain = PairCollator(processor, mlm_probability=mlm_probability).for_model(model)
+        if plain.image_size() is None:
+            logger.warning(
+                f"{type(processor.image_processor).__name__} gives each image a shape of its own, so images are not "
+                "augmented. Pass `data_collator=PairCollator(processor, image_transform=...)` to augment them."
+            )
+            return plain
         return plain.for_training()
 
     def _guided(self, dataset: Any, guide: Guide | None) -> Any:
         """The training pairs, undecoded, with the features of the guide if there is one."""
         return undecoded(dataset if guide is None else add_guide_features(dataset, guide))
+
+    def _prepare_for_slicing(self) -> set[str]:
+        """Scalars get a dimension; what no loss trains is frozen, since a sharded optimiser resumes all or nothing."""
+        fusion = ("fusion_model",) if self.args.itm_weight == self.args.mlm_weight == 0 or not self._has_fusion else ()
+        heads = [head for head in ("itm", "mlm") if getattr(self.args, f"{head}_weight") == 0]
+        untrained = {"logit_bias", *fusion, *(f"{head}_head" for head in heads)}
+        for name, parameter in self.model.named_parameters():
+            if untrained & set(name.split(".")):
+                parameter.requires_grad_(False)
+        return make_sliceable(self.model)
 
     def _masks_text(self, args: SaclTrainingArguments) -> bool:
         return self._has_fusion and args.mlm_weight > 0
@@ -200,18 +259,20 @@ class SaclTrainer(Trainer):
         The losses of a batch that [`PairCollator`] made: teacher, model, contrast, fusion losses, weighted sum.
 
         Raises:
-            FloatingPointError: if a loss is not finite; the message names the loss and the pairs.
+            FloatingPointError: if a loss is not finite and `nan_policy` is `"raise"`; the message names the loss and
+                the pairs.
         """
         teacher_outputs = self._ask_teacher(inputs)
         outputs = self._ask_model(model, inputs, teacher_outputs)
         counts = row_counts(inputs["pair_ids"])
-        contrast = self.objective(self._contrastive_batch(outputs, teacher_outputs, inputs, counts))
+        contrast = self._contrast(outputs, teacher_outputs, inputs, counts)
         losses = {**contrast.losses, **self._fusion_losses(outputs, teacher_outputs, inputs)}
-        self._check_finite(losses, inputs["pair_ids"])
 
         loss = self._weighted_sum(losses) * _share_of_process(counts, len(inputs["pair_ids"]))
-        self._record({**losses, **contrast.metrics, **self._diagnostics(outputs)}, training=model.training)
-        self._keep_for_queue(outputs if teacher_outputs is None else teacher_outputs, inputs)
+        if self._watch(losses, inputs, training=model.training):
+            self._record({**losses, **contrast.metrics, **self._diagnostics(outputs)}, training=model.training)
+        else:
+            loss = loss.nan_to_num(0.0, 0.0, 0.0)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(
@@ -240,16 +301,16 @@ class SaclTrainer(Trainer):
         for chunk in chunks:
             random_states.append(RandomState())
             with torch.no_grad():
-                embeddings.append(model(**self._model_inputs(chunk, with_mlm=False, with_itm=False)))
+                embeddings.append(self._call(model, self.model, chunk, with_mlm=False, with_itm=False))
 
         cached = _concatenated(embeddings)
         cached["logit_scale"] = self._logit_scale(embeddings[0]).detach().clone()
         leaves = [tensor.requires_grad_() for tensor in cached.values()]
         teacher_outputs = None if self.teacher is None else _concatenated(teachers)
         counts = row_counts(inputs["pair_ids"])
-        contrast = self.objective(self._contrastive_batch(cached, teacher_outputs, inputs, counts))
+        contrast = self._contrast(cached, teacher_outputs, inputs, counts)
         gradients = torch.autograd.grad(self._weighted_sum(contrast.losses), leaves)
-        self._check_finite(contrast.losses, inputs["pair_ids"])
+        usable = self._watch(contrast.losses, inputs)
 
         share = _share_of_process(counts, len(inputs["pair_ids"])) / self.current_gradient_accumulation_steps
         recorded = {**contrast.losses, **contrast.metrics}
@@ -260,7 +321,7 @@ class SaclTrainer(Trainer):
                 with state.replayed():
                     outputs = self._ask_model(model, chunk, teacher)
                 losses = self._fusion_losses(outputs, teacher, chunk)
-                self._check_finite(losses, chunk["pair_ids"])
+                usable = self._watch(losses, chunk) and usable
                 parts = {name: value * _share_of_chunk(name, chunk, inputs) for name, value in losses.items()}
                 fusion = self._weighted_sum(parts) * share
                 rows = slice(index * chunk_size, (index + 1) * chunk_size)
@@ -271,28 +332,36 @@ class SaclTrainer(Trainer):
                 self.accelerator.backward(carried * share + fusion)
             total = total + fusion.detach()
             recorded.update({name: recorded.get(name, 0) + part.detach() for name, part in parts.items()})
-            self._record(self._diagnostics(outputs), training=True)
-        self._record(recorded, training=True)
-        self._keep_for_queue(cached if teacher_outputs is None else teacher_outputs, inputs)
-        return total
+            if usable:
+                self._record(self._diagnostics(outputs), training=True)
+        if usable:
+            self._record(recorded, training=True)
+        return total if usable else total.nan_to_num(0.0, 0.0, 0.0)
 
     def _weighted_sum(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         weighted = [getattr(self.args, name.replace("_loss", "_weight")) * value for name, value in losses.items()]
         return torch.stack(weighted).sum() if weighted else torch.zeros((), device=self.args.device)
 
-    def _keep_for_queue(self, outputs: ModelOutput, inputs: dict[str, torch.Tensor]) -> None:
-        """The features of this batch enter the queue when the optimiser has moved the model."""
+    def _keep_for_queue(self, batch: ContrastiveBatch) -> None:
+        """The features of the global batch enter the queue when the optimiser has moved the model."""
         if self.model.training and self.queue is not None:
-            image_embeds, text_embeds = _normalized(outputs)
-            features = PairFeatures(image_embeds.detach(), text_embeds.detach(), inputs["pair_ids"])
-            self._fresh_features.append((features, _guide_features(inputs)))
+            features = (batch.student if batch.teacher is None else batch.teacher).candidates[0]
+            guide_features = None if batch.guide is None else batch.guide.candidates[0]
+            self._fresh_features.append((PairFeatures(*(tensor.detach() for tensor in features)), guide_features))
 
     def _ask_teacher(self, inputs: dict[str, torch.Tensor]) -> ModelOutput | None:
         if self.teacher is None:
             return None
         # Until it distils, only its embeddings are of use.
         with_mlm = self._distillation_weight() > 0
-        return self.teacher(**self._model_inputs(inputs, with_mlm=with_mlm, with_itm=False))
+        with self._teacher_precision():
+            return self._call(self.teacher, self.teacher.model, inputs, with_mlm=with_mlm, with_itm=False)
+
+    def _teacher_precision(self) -> AbstractContextManager:
+        """The precision of the model, whose forward `accelerate` wraps and the teacher's not; or bfloat16."""
+        if self.args.teacher_bf16:
+            return torch.autocast(self.args.device.type, dtype=torch.bfloat16)
+        return self.accelerator.autocast()
 
     def _ask_model(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], teacher_outputs: ModelOutput | None
@@ -301,14 +370,26 @@ class SaclTrainer(Trainer):
         similarity = None
         if teacher_outputs is not None:
             similarity = contrastive_logits(*_normalized(teacher_outputs))
-        return model(
-            **self._model_inputs(
-                inputs,
-                with_itm=self.args.itm_weight > 0,
-                hard_negative_strength=self._regulation_strength() if self.args.regulate_hard_negatives else 0.0,
-                hard_negative_similarity=similarity,
-            )
+        return self._call(
+            model,
+            self.model,
+            inputs,
+            with_itm=self.args.itm_weight > 0,
+            hard_negative_strength=self._regulation_strength() if self.args.regulate_hard_negatives else 0.0,
+            hard_negative_similarity=similarity,
         )
+
+    def _call(
+        self, model: Callable[..., ModelOutput], unwrapped: nn.Module, inputs: dict[str, torch.Tensor], **options: Any
+    ) -> ModelOutput:
+        """Calls a model, whose locked towers answer with their features where the batch has them."""
+        with cached_towers(unwrapped, inputs) as inputs:
+            return model(**self._model_inputs(inputs, **options))
+
+    def _embed(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings of a batch by the model, of unit length."""
+        inputs = self._prepare_inputs(inputs)
+        return _normalized(self._call(self.model, self.model, inputs, with_mlm=False, with_itm=False))
 
     def _model_inputs(self, inputs: dict[str, torch.Tensor], with_mlm: bool = True, **options: Any) -> dict[str, Any]:
         """What the forward of this model takes; a dual encoder without heads knows nothing of pairs and masks."""
@@ -316,43 +397,39 @@ class SaclTrainer(Trainer):
             inputs = {name: value for name, value in inputs.items() if not name.startswith("mlm_")}
         return {name: value for name, value in {**inputs, **options}.items() if name in self._forward_arguments}
 
-    def _contrastive_batch(
+    def _contrast(
         self,
-        outputs: ModelOutput,
-        teacher_outputs: ModelOutput | None,
+        outputs: ModelOutput | dict[str, torch.Tensor],
+        teacher_outputs: ModelOutput | dict[str, torch.Tensor] | None,
         inputs: dict[str, torch.Tensor],
         counts: list[int],
-    ) -> ContrastiveBatch:
-        """Anchors of this process; candidates of all processes, then of the queue; positives by pair id."""
-        pair_ids = inputs["pair_ids"]
-        use_queue = self.queue is not None and self.model.training
-        queued = self.queue.features() if use_queue else None
-        image_embeds, text_embeds = _normalized(outputs)
-        candidate_images, candidate_texts, candidate_pair_ids = _candidates(
-            PairFeatures(image_embeds, text_embeds, pair_ids), counts, queued
-        )
-        teacher_similarity = guide_similarity = None
+    ) -> ObjectiveOutput:
+        """The objective's losses and metrics: what the model, the teacher and the guide say of the batch."""
+        pair_ids, guide = inputs["pair_ids"], _guide_features(inputs)
+        guide_share = 0.0 if guide is None else self._guide_share()
+        teacher = None
         if teacher_outputs is not None:
-            teacher = PairFeatures(*_normalized(teacher_outputs), pair_ids)
-            teacher_similarity = _similarity(teacher, _candidates(teacher, counts, queued))
-        guide, guide_share = _guide_features(inputs), self._guide_share()
-        if guide is not None and guide_share > 0:
-            guide_similarity = _similarity(
-                guide, _candidates(guide, counts, self.guide_queue.features() if use_queue else None)
-            )
-        return ContrastiveBatch(
-            image_embeds=image_embeds,
-            text_embeds=text_embeds,
-            candidate_image_embeds=candidate_images,
-            candidate_text_embeds=candidate_texts,
-            positive_mask=find_positives(pair_ids, candidate_pair_ids),
+            teacher = self._compare(PairFeatures(*_normalized(teacher_outputs), pair_ids), counts, self.queue)
+        batch = ContrastiveBatch(
+            student=self._compare(PairFeatures(*_normalized(outputs), pair_ids), counts, self.queue),
             logit_scale=self._logit_scale(outputs),
-            teacher_similarity=teacher_similarity,
-            guide_similarity=guide_similarity,
+            teacher=teacher,
+            guide=self._compare(guide, counts, self.guide_queue) if guide is not None and guide_share > 0 else None,
             guide_share=guide_share,
             # A guide knows from the start what an early model does not.
             regulation_strength=self._regulation_strength(warmed_up=guide is not None),
             distillation_weight=self._distillation_weight(),
+        )
+        self._keep_for_queue(batch)
+        return self.objective(batch, block_size=self.args.loss_block_size)
+
+    def _compare(self, features: PairFeatures, counts: list[int], queue: FeatureQueue | None) -> Comparison:
+        """Anchors of this process among the candidates of all processes, then of the queue."""
+        gathered = PairFeatures(*(gather(tensor, counts) for tensor in features))
+        queued = queue.features() if queue is not None and self.model.training else None
+        return Comparison(
+            anchors=features if self.args.local_loss else gathered,
+            candidates=(gathered,) if queued is None else (gathered, queued),
         )
 
     def _fusion_losses(
@@ -374,14 +451,14 @@ class SaclTrainer(Trainer):
 
     def _logit_scale(self, outputs: ModelOutput) -> torch.Tensor:
         if outputs.get("logit_scale") is not None:
-            return outputs["logit_scale"]
+            return outputs["logit_scale"].view(())
         parameter = self._logit_scale_parameter()
         if parameter is None:
             raise ValueError(
                 f"`{type(self.model).__name__}` has no parameter `logit_scale`, so the temperature of the contrast is "
                 "unknown: give the model one (the logarithm of the inverse temperature), or return `logit_scale`."
             )
-        return parameter.exp()
+        return whole(parameter).exp().view(())
 
     def _logit_scale_parameter(self) -> nn.Parameter | None:
         named = self.accelerator.unwrap_model(self.model).named_parameters()
@@ -415,28 +492,53 @@ class SaclTrainer(Trainer):
     # --------------------------------------------------------------------------------------------------- data
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
-        """The training data; each row with a seed of its own, so that resuming repeats augmentation and masks."""
+        """
+        The training data; each row with a seed of its own, so that resuming repeats augmentation and masks. A stream
+        goes on until `max_steps`, over its end if need be ([`SeededStream`]).
+        """
         dataset = self.train_dataset
-        if dataset is None or not hasattr(dataset, "__len__"):
-            return super().get_train_dataloader()
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self.train_dataset = self._seeded_pairs = SeededPairs(dataset, seed)
+        self._seeded_pairs = None
+        if isinstance(dataset, torch.utils.data.IterableDataset):
+            _warn_of_epochs(self.args)
+            self.train_dataset = SeededStream(dataset, seed)
+        elif hasattr(dataset, "__len__"):
+            self.train_dataset = self._seeded_pairs = SeededPairs(dataset, seed)
+        # Each process makes its own batches, of its own share of a stream: made by one process for all, they would
+        # all have to be of the same width.
+        dispatch = bool(self.accelerator.dispatch_batches)
         try:
-            return super().get_train_dataloader()
+            with set_aside(self.accelerator.dataloader_config, dispatch_batches=dispatch):
+                return super().get_train_dataloader()
         finally:
             self.train_dataset = dataset
 
     def start_training(self) -> None:
-        """Forgets what an earlier call of `train` has left over."""
+        """Forgets what an earlier call of `train` has left over; the teacher is sharded if the model is."""
+        if self.teacher is not None and self.is_fsdp_enabled:
+            shard_beside(self.accelerator, self.teacher.model)
         self._metrics["train"].clear()
         self._fresh_features.clear()
+        self._pending_logs.carry_over()
 
     def start_epoch(self, epoch: int) -> None:
         """Draws captions, augmentation and masks anew."""
         if self._seeded_pairs is not None:
             self._seeded_pairs.start_epoch(epoch)
 
-    # ------------------------------------------------------------------------------------- after the optimiser
+    # ------------------------------------------------------------------------------------ around the optimiser
+
+    def check_losses(self) -> None:
+        """Stops the training if a loss since the last time was not finite, before anything of it is kept."""
+        self._guard.flush()
+
+    def before_optimizer_step(self) -> None:
+        """Leaves out the step, and its features, if one of its batches is broken in any process."""
+        if self._guard.step_is_broken(self.args.device):
+            # Without gradients the optimiser does nothing: no decay, no momentum.
+            self.model_wrapped.zero_grad(set_to_none=True)
+            self._fresh_features.clear()
+            self._metrics["train"]["skipped_steps"].append(torch.ones(()))
 
     def after_optimizer_step(self) -> None:
         """Keeps the temperature in its range, moves the teacher, and queues the features of the step."""
@@ -449,9 +551,9 @@ class SaclTrainer(Trainer):
             self.teacher.update(model)
         if self.queue is not None:
             for features, guide_features in self._fresh_features:
-                self.queue.enqueue(*(gather(tensor) for tensor in features))
+                self.queue.enqueue(*features)
                 if guide_features is not None:
-                    self.guide_queue.enqueue(*(gather(tensor) for tensor in guide_features))
+                    self.guide_queue.enqueue(*guide_features)
             self._fresh_features.clear()
 
     # ---------------------------------------------------------------------------------------------- optimiser
@@ -507,7 +609,9 @@ class SaclTrainer(Trainer):
         if not names:
             return {}
         # NaN: without meaning for that batch, such as the weights of no negatives. A loss is never NaN here.
-        means = torch.stack([torch.stack(self._metrics[mode][name]).nanmean().to(self.args.device) for name in names])
+        device = self.args.device
+        recorded = [torch.stack([value.to(device) for value in self._metrics[mode][name]]) for name in names]
+        means = torch.stack([values.nanmean() for values in recorded])
         means = gather(means[None]).nanmean(dim=0)
         self._metrics[mode].clear()
         return {name: mean for name, mean in zip(names, means.tolist(), strict=True) if not math.isnan(mean)}
@@ -518,15 +622,9 @@ class SaclTrainer(Trainer):
             logs = {**logs, **self._drain("train")}
         super().log(logs, start_time)
 
-    def _check_finite(self, losses: dict[str, torch.Tensor], pair_ids: torch.Tensor) -> None:
-        if losses and not torch.stack(list(losses.values())).isfinite().all():
-            broken = [name for name, value in losses.items() if not value.isfinite()]
-            raise FloatingPointError(
-                f"At step {self.state.global_step} {' and '.join(broken)} is not finite "
-                f"({', '.join(f'{name} = {value.item()}' for name, value in losses.items())}). Nothing was updated "
-                f"with this batch; its pairs are {pair_ids.tolist()[:32]}. Look at their images and captions for NaN "
-                "or inf; if they are sound, lower the learning rate or raise `min_temperature`."
-            )
+    def _watch(self, losses: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor], training: bool = True) -> bool:
+        """Whether the batch can be used (see `nan_policy`)."""
+        return self._guard.watch(losses, inputs["pair_ids"], self.state.global_step, training)
 
     # --------------------------------------------------------------------------------------------- evaluation
 
@@ -535,9 +633,9 @@ class SaclTrainer(Trainer):
         datasets = self.eval_dataset
         if isinstance(eval_dataset, str):
             # The parent is told the name, under which it keeps persistent workers.
-            self.eval_dataset = {eval_dataset: undecoded(with_pair_ids(datasets[eval_dataset]))}
+            self.eval_dataset = {eval_dataset: _evaluation_pairs(datasets[eval_dataset])}
         elif eval_dataset is not None or datasets is not None:
-            eval_dataset = undecoded(with_pair_ids(datasets if eval_dataset is None else eval_dataset))
+            eval_dataset = _evaluation_pairs(datasets if eval_dataset is None else eval_dataset)
         try:
             with self._evaluation_collator():
                 return super().get_eval_dataloader(eval_dataset)
@@ -547,7 +645,7 @@ class SaclTrainer(Trainer):
     def get_test_dataloader(self, test_dataset: Any) -> torch.utils.data.DataLoader:
         """The data of [`~Trainer.predict`], without chance like those of an evaluation."""
         with self._evaluation_collator():
-            return super().get_test_dataloader(undecoded(with_pair_ids(test_dataset)))
+            return super().get_test_dataloader(_evaluation_pairs(test_dataset))
 
     @contextmanager
     def _evaluation_collator(self):
@@ -601,35 +699,111 @@ class SaclTrainer(Trainer):
         kwargs["metric_key_prefix"] = metric_key_prefix
         with self._evaluation_chance():
             output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        if self.teacher is not None:
+            slice_again(self.teacher.model)
         metrics = self._drain("eval")
         if description == "Evaluation" and self.processing_class is not None:
-            dataset = undecoded(with_pair_ids(self._retrieval_dataset))
-            metrics |= evaluate_retrieval(
-                self.accelerator.unwrap_model(self.model),
-                dataset,
-                self.processing_class,
-                batch_size=self.args.eval_batch_size,
-                relevance=None if self.eval_relevance is None else self.eval_relevance(dataset),
-                chunk_size=self.args.retrieval_chunk_size,
-                show_progress=not self.args.disable_tqdm and self.is_local_process_zero(),
-            )
+            dataset = _evaluation_pairs(self._retrieval_dataset)
+            model = self.accelerator.unwrap_model(self.model)
+            with gathered(model):
+                metrics |= evaluate_retrieval(
+                    model,
+                    dataset,
+                    self.processing_class,
+                    batch_size=self.args.eval_batch_size,
+                    relevance=None if self.eval_relevance is None else self.eval_relevance(dataset),
+                    chunk_size=self.args.retrieval_chunk_size,
+                    show_progress=not self.args.disable_tqdm and self.is_local_process_zero(),
+                )
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
     # --------------------------------------------------------------------------------------- saving, resuming
 
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any | None = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """
+        [`Trainer.train`], resuming from whole checkpoints only.
+
+        A resumed run repeats the uninterrupted one exactly, if it runs on as many processes: on another number the
+        global batches and their augmentation are the same, but masks, dropout and hard negatives are drawn anew.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                A checkpoint's folder; or `True` for the last one in `output_dir` that is whole. Checkpoints that are
+                not, because the process was stopped while saving them, are passed over with a warning.
+            trial (`optuna.Trial` or `dict`, *optional*):
+                The trial of a hyperparameter search.
+            ignore_keys_for_eval (`list[str]`, *optional*):
+                Outputs of the model that evaluation leaves out.
+
+        Raises:
+            ValueError: if the checkpoint was not saved completely, if one of its files is missing, cut short or
+                changed, or if no checkpoint is whole. See [`seal_checkpoint`] to accept one as it is.
+
+        Example:
+
+        ```python
+        >>> trainer.train(resume_from_checkpoint=True)
+        ```
+        """
+        if resume_from_checkpoint not in (None, False):
+            resume_from_checkpoint = agreed(
+                partial(checkpoint_to_resume, resume_from_checkpoint, self.args.output_dir), self.args.should_save
+            )
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any | None) -> None:
+        """As the parent does, but sealed, and pushed and older ones deleted only then: one is whole at any moment."""
+        run = self._get_output_dir(trial)
+        folder = os.path.join(run, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.args.should_save:
+            unseal_checkpoint(folder)
+        self.accelerator.wait_for_everyone()
+        with set_aside(self.args, push_to_hub=False, save_total_limit=None):
+            super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            # The parent has saved them as they were set aside.
+            torch.save(self.args, os.path.join(folder, TRAINING_ARGS_NAME))
+            seal_checkpoint(folder)
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(folder)
+        if self.args.should_save:
+            delete_old_checkpoints(run, folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
+        state = self._training_state()  # of all processes, if it is sharded
         if self.args.should_save:
-            save_file(self._training_state(), os.path.join(output_dir, TRAINING_STATE_NAME))
+            save_file(state, os.path.join(output_dir, TRAINING_STATE_NAME))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        super()._save(output_dir, None if state_dict is None else with_scalars(state_dict, self._scalars))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        with tensors_only():
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_renamed_weights(self.model if model is None else model, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        with tensors_only():
+            super()._load_best_model()
+        load_renamed_weights(self.model, self.state.best_model_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with tensors_only():
+            super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self._restore_training_state(os.path.join(checkpoint, TRAINING_STATE_NAME))
 
     def _training_state(self) -> dict[str, torch.Tensor]:
-        """Teacher and queue, under their own prefixes, as safetensors takes them."""
+        """Teacher, queue and what is not logged yet, under their own prefixes, as safetensors takes them."""
         return {
             f"{prefix}.{name}": tensor.contiguous().cpu()
             for prefix, part in self._stateful_parts().items()
@@ -637,10 +811,12 @@ class SaclTrainer(Trainer):
         }
 
     def _restore_training_state(self, path: str) -> None:
-        if self.teacher is None and self.queue is None:
+        if self.teacher is None and self.queue is None and not os.path.exists(path):
             return
+        # Processes on one processor call theirs "cpu:0", which safetensors does not know.
+        device = "cpu" if self.args.device.type == "cpu" else str(self.args.device)
         try:
-            state = load_file(path, device=str(self.args.device))
+            state = load_file(path, device=device)
         except (FileNotFoundError, SafetensorError) as error:
             raise ValueError(
                 f"The momentum teacher and the queue cannot be restored from {path}: {error}. Resume from another "
@@ -650,13 +826,18 @@ class SaclTrainer(Trainer):
             start = f"{prefix}."
             part.load_state_dict({name.removeprefix(start): t for name, t in state.items() if name.startswith(start)})
 
-    def _stateful_parts(self) -> dict[str, MomentumTeacher | FeatureQueue]:
-        parts = {"teacher": self.teacher, "queue": self.queue, "guide_queue": self.guide_queue}
+    def _stateful_parts(self) -> dict[str, MomentumTeacher | FeatureQueue | PendingLogs]:
+        parts = {
+            "teacher": self.teacher,
+            "queue": self.queue,
+            "guide_queue": self.guide_queue,
+            "logs": self._pending_logs,
+        }
         return {prefix: part for prefix, part in parts.items() if part is not None}
 
 
 class _TrainingEvents(TrainerCallback):
-    """Calls the trainer back when training and an epoch begin, and when the optimiser has moved the model."""
+    """Calls the trainer back when training and an epoch begin, before and after the optimiser moves the model."""
 
     def __init__(self, trainer: SaclTrainer):
         self.trainer = trainer
@@ -667,24 +848,62 @@ class _TrainingEvents(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.trainer.start_epoch(int(state.epoch or 0))
 
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.trainer.before_optimizer_step()
+
     def on_optimizer_step(self, args, state, control, **kwargs):
         self.trainer.after_optimizer_step()
 
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_log or control.should_save or control.should_evaluate:
+            self.trainer.check_losses()
 
-def _candidates(batch: PairFeatures, counts: list[int], queued: PairFeatures | None) -> PairFeatures:
-    """The features of the global batch, followed by the queue's."""
-    gathered = PairFeatures(*(gather(tensor, counts) for tensor in batch))
-    if queued is None:
-        return gathered
-    return PairFeatures(*(torch.cat([ours, old.to(ours.dtype)]) for ours, old in zip(gathered, queued, strict=True)))
+    def on_train_end(self, args, state, control, **kwargs):
+        self.trainer.check_losses()
 
 
-def _similarity(anchors: PairFeatures, candidates: PairFeatures) -> BothDirections:
-    """Cosines of images with candidate texts, and of texts with candidate images."""
-    return (
-        contrastive_logits(anchors.image_embeds, candidates.text_embeds),
-        contrastive_logits(anchors.text_embeds, candidates.image_embeds),
-    )
+def _warn_of_epochs(args: SaclTrainingArguments) -> None:
+    strategies = ("eval_strategy", "logging_strategy", "save_strategy")
+    once = [f"`{name}`" for name in strategies if getattr(args, name) == "epoch"]
+    if once:
+        logger.warning(
+            f"A stream is one long epoch, of `max_steps`: with 'epoch' as {', '.join(once)} that happens once, at the "
+            "end of training. Use 'steps'."
+        )
+
+
+def _warn_of_accumulation(args: SaclTrainingArguments) -> None:
+    if args.gradient_accumulation_steps > 1 and args.contrastive_chunk_size is None:
+        logger.warning(
+            f"`gradient_accumulation_steps={args.gradient_accumulation_steps}` averages gradients of batches that do "
+            "not see each other: it adds no negatives. For the contrast of a large batch in the memory of a small one "
+            f"set `per_device_train_batch_size={args.gradient_accumulation_steps * args.per_device_train_batch_size}` "
+            f"and `contrastive_chunk_size={args.per_device_train_batch_size}`."
+        )
+
+
+def _evaluation_pairs(dataset: Any) -> Any:
+    """Pairs as evaluation reads them: with ids, undecoded, and the towers themselves asked."""
+    return undecoded(with_pair_ids(without_tower_features(dataset)))
+
+
+def _check_deepspeed(args: SaclTrainingArguments) -> None:
+    """DeepSpeed owns backward and optimiser, and at stage 3 the weights: what needs them is refused, not broken."""
+    if is_deepspeed_zero3_enabled() and args.momentum is not None:
+        raise ValueError(
+            "At ZeRO stage 3 no process has whole weights, so the momentum teacher has nothing to follow: take stage "
+            "2, FSDP (which shards the teacher too), or `momentum=None`."
+        )
+    if args.contrastive_chunk_size is not None:
+        raise ValueError(
+            "DeepSpeed counts every backward as a batch, and gradient caching has one for each chunk: take FSDP or "
+            "DDP, or `contrastive_chunk_size=None`."
+        )
+    if args.nan_policy == "skip":
+        raise ValueError(
+            "DeepSpeed moves the optimiser within the backward, so that no step can be left out: take FSDP or DDP, or "
+            "`nan_policy='raise'`."
+        )
 
 
 def _guide_features(inputs: dict[str, torch.Tensor]) -> PairFeatures | None:
@@ -717,6 +936,15 @@ def _normalized(outputs: ModelOutput) -> tuple[torch.Tensor, torch.Tensor]:
         nn.functional.normalize(outputs["image_embeds"], dim=-1),
         nn.functional.normalize(outputs["text_embeds"], dim=-1),
     )
+
+
+def _warn_of_padding(collator: Any, model: nn.Module) -> None:
+    """A model of texts of one length (SigLIP) would otherwise train on other texts than it is evaluated with."""
+    if isinstance(collator, PairCollator) and (fitting := collator.for_model(model)) is not collator:
+        logger.warning(
+            f"`{type(model).__name__}` was trained with captions padded and cut to {fitting.max_length} tokens, which "
+            "the data collator does not do: pass `data_collator.for_model(model)`."
+        )
 
 
 def _with_adapters(model: PreTrainedModel, peft_config: Any) -> PreTrainedModel:

@@ -1,5 +1,5 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Two processes against one: candidates gathered over ranks give the loss and the gradient of the global batch."""
+"""Several processes against one: candidates gathered over ranks give the loss and gradient of the global batch."""
 
 import os
 import socket
@@ -8,14 +8,18 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from datasets import load_from_disk
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import AutoProcessor, set_seed
 
-from modeling_sacl import SaclConfig, SaclForPreTraining
+from modeling_sacl import SaclConfig, SaclForPreTraining, SaclModel
 from trainer import PairCollator, SaclTrainer, SaclTrainingArguments
 from trainer.distributed import gather, world_size
-from trainer.objectives import ContrastiveBatch, InfoNCEObjective, SaclObjective
+from trainer.objectives import Comparison, ContrastiveBatch, InfoNCEObjective, SaclObjective
+from trainer.queue import PairFeatures
 
 
 WORLD = 2
@@ -52,50 +56,56 @@ def inputs():
 def loss_of(objective, towers, images, texts, pair_ids):
     """The loss of these anchors among the candidates of all processes."""
     image_embeds, text_embeds, logit_scale = towers(images, texts)
-    return objective(
-        ContrastiveBatch(
-            image_embeds=image_embeds,
-            text_embeds=text_embeds,
-            candidate_image_embeds=gather(image_embeds),
-            candidate_text_embeds=gather(text_embeds),
-            positive_mask=pair_ids[:, None] == gather(pair_ids)[None, :],
-            logit_scale=logit_scale,
-            regulation_strength=2.0,
-        )
-    ).losses["itc_loss"]
+    anchors = PairFeatures(image_embeds, text_embeds, pair_ids)
+    student = Comparison(anchors, (PairFeatures(*(gather(tensor) for tensor in anchors)),))
+    return objective(ContrastiveBatch(student, logit_scale, regulation_strength=2.0)).losses["itc_loss"]
 
 
-def train_and_evaluate(folder, batch_size):
-    """Three steps with queue and teacher, without chance; the losses that draw or count within a process are out."""
+def make_trainer(folder, batch_size, run, sharded=False, **options):
+    """Training with queue and teacher, without chance; the losses that draw or count within a process are out."""
     pairs, model = load_from_disk(os.path.join(folder, "pairs")), os.path.join(folder, "model")
-    trainer = SaclTrainer(
+    arguments = SaclTrainingArguments(
+        os.path.join(folder, run),
+        use_cpu=True,
+        ddp_backend="gloo" if dist.is_initialized() else None,
+        fsdp=sharded or None,
+        fsdp_config={"transformer_layer_cls_to_wrap": LAYERS},
+        max_steps=3,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,
+        train_sampling_strategy="sequential",
+        # With so large an epsilon it does not turn rounding errors of small gradients into steps.
+        optim="adamw_torch",
+        adam_epsilon=1.0,
+        learning_rate=0.1,
+        warmup_steps=0,
+        regulation_warmup=0,
+        queue_size=7,
+        itm_weight=0.0,
+        mlm_weight=0.0,
+        logging_steps=1,
+        disable_tqdm=True,
+        **{"save_strategy": "no", **options},
+    )
+    if sharded:
+        # `accelerate` shards on accelerators alone: it is told that these processors are some.
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    return SaclTrainer(
         model=model,
-        args=SaclTrainingArguments(
-            os.path.join(folder, "run"),
-            use_cpu=True,
-            ddp_backend="gloo" if dist.is_initialized() else None,
-            max_steps=3,
-            per_device_train_batch_size=batch_size,
-            per_device_eval_batch_size=batch_size,
-            train_sampling_strategy="sequential",
-            optim="sgd",
-            learning_rate=0.01,
-            warmup_steps=0,
-            regulation_warmup=0,
-            queue_size=7,
-            itm_weight=0.0,
-            mlm_weight=0.0,
-            logging_steps=1,
-            save_strategy="no",
-            disable_tqdm=True,
-        ),
+        args=arguments,
         data_collator=PairCollator(AutoProcessor.from_pretrained(model), mlm_probability=0.0).for_evaluation(),
         train_dataset=pairs,
         eval_dataset=pairs,
     )
-    trainer.train()
+
+
+def train_and_evaluate(trainer, checkpoint=None):
+    trainer.train(resume_from_checkpoint=checkpoint)
+    models = {"model": trainer.model, "teacher": trainer.teacher.model}
+    named = [(f"{role}.{name}", part) for role, model in models.items() for name, part in model.named_parameters()]
     return {
-        "model": {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()},
+        "unsliced": [name for name, parameter in named if not isinstance(parameter, DTensor)],
+        "model": {name: tensor.clone() for name, tensor in trainer.accelerator.get_state_dict(trainer.model).items()},
         "teacher": trainer.teacher.state_dict(),
         "queue": trainer.queue.state_dict(),
         "metrics": trainer.evaluate(),
@@ -103,12 +113,91 @@ def train_and_evaluate(folder, batch_size):
     }
 
 
+def train_sharded(folder):
+    """The same training with sliced parameters; then saved, loaded, and resumed after its second step."""
+    trainer = make_trainer(folder, 3, "sharded", sharded=True, save_strategy="steps", save_steps=2)
+    whole_run = train_and_evaluate(trainer)
+    trainer.save_model(os.path.join(folder, "saved"))
+    dist.barrier()
+    loaded = SaclForPreTraining.from_pretrained(os.path.join(folder, "saved"))
+    resumed = train_and_evaluate(
+        make_trainer(folder, 3, "resumed", sharded=True), os.path.join(folder, "sharded", "checkpoint-2")
+    )
+    return {"run": whole_run, "resumed": resumed, "loaded": loaded.state_dict()}
+
+
+LAYERS = ["BertLayer", "SaclVisionLayer", "SaclFusionLayer"]
+STEPS = {
+    f"{objective}{', queue' if queue_size else ''}{''.join(f', {name}' for name in options)}": dict(
+        objective=objective, queue_size=queue_size, **options
+    )
+    for objective, queue_size, options in [
+        *((objective, queue_size, {}) for objective in ("sacl", "infonce", "albef") for queue_size in (0, 40)),
+        ("sacl", 40, {"local_loss": False}),
+        ("albef", 40, {"local_loss": False}),
+        ("sacl_distilled", 40, {"loss_block_size": 7}),
+        ("sacl", 40, {"contrastive_chunk_size": 3}),
+    ]
+}
+
+
+def step_of(folder, batch_size, **options):
+    """Loss and gradients of one step of 32 pairs in float64: of this process's part, then averaged over processes."""
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    generator = torch.Generator().manual_seed(3)
+    inputs = {
+        "pixel_values": torch.randn(32, 3, 32, 32, generator=generator, dtype=torch.float64),
+        "input_ids": torch.randint(5, 99, (32, 6), generator=generator),
+        # Ids repeat within ranks and between them.
+        "pair_ids": torch.randint(28, (32,), generator=generator),
+    }
+    model = SaclModel.from_pretrained(os.path.join(folder, "model"), dtype=torch.float64)
+    trainer = SaclTrainer(
+        model,
+        SaclTrainingArguments(
+            os.path.join(folder, "run"),
+            use_cpu=True,
+            ddp_backend="gloo" if dist.is_initialized() else None,
+            regulation_strength=2.0,
+            **options,
+        ),
+        data_collator=lambda rows: rows,
+    )
+    # A teacher that differs from the model, and a queue with some of the batch's own pairs.
+    for parameter in trainer.teacher.model.parameters():
+        parameter += 0.05 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    if trainer.queue is not None:
+        embeds = nn.functional.normalize(torch.randn(2, 37, 20, generator=generator, dtype=torch.float64), dim=-1)
+        trainer.queue.enqueue(*embeds, torch.arange(20, 57))
+    trainer.current_gradient_accumulation_steps = 1
+    mine = {name: tensor[rank * batch_size : (rank + 1) * batch_size] for name, tensor in inputs.items()}
+    loss = trainer.training_step(trainer.model, mine)
+    results = {"loss": loss, **{name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}}
+    for tensor in results.values() if world_size() > 1 else ():
+        dist.all_reduce(tensor)
+        tensor /= world_size()
+    return results
+
+
+def start(rank, world, port):
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+
+
+def work_in_fours(rank, port, folder):
+    start(rank, 4, port)
+    try:
+        steps = {name: step_of(folder, 8, **options) for name, options in STEPS.items()}
+        torch.save(steps, os.path.join(folder, f"{rank} of 4.pt"))
+    finally:
+        dist.destroy_process_group()
+
+
 def work(rank, port, folder):
     """What each of the processes does: everything that the tests below look at, in one go."""
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD))
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
+    start(rank, WORLD, port)
     try:
         results = {"world_size": world_size()}
         results["integers"] = gather(torch.arange(3) + 10 * rank)
@@ -136,7 +225,9 @@ def work(rank, port, folder):
             loss_of(objective, wrapped, *(tensor[mine] for tensor in inputs()), PAIR_IDS[mine]).backward()
             results[f"{name}, wrapped"] = [parameter.grad for parameter in wrapped.parameters()]
 
-        results["training"] = train_and_evaluate(folder, batch_size=3)
+        results["training"] = train_and_evaluate(make_trainer(folder, 3, "run"))
+        results["sharded"] = train_sharded(folder)
+        results["steps"] = {name: step_of(folder, 16, **options) for name, options in STEPS.items()}
         torch.save(results, os.path.join(folder, f"{rank}.pt"))
     finally:
         dist.destroy_process_group()
@@ -173,9 +264,17 @@ def results(folder):
 
 
 @pytest.fixture(scope="module")
+def steps(folder, results):
+    """The steps of two processes and of four, from the view of each."""
+    mp.spawn(work_in_fours, args=(free_port(), str(folder)), nprocs=4, join=True)
+    fours = [torch.load(folder / f"{rank} of 4.pt", weights_only=False) for rank in range(4)]
+    return [*(result["steps"] for result in results), *fours]
+
+
+@pytest.fixture(scope="module")
 def alone(folder):
     """The same run on one process, with batches of twice the size."""
-    return train_and_evaluate(folder, batch_size=6)
+    return train_and_evaluate(make_trainer(folder, 6, "run"))
 
 
 class TestGather:
@@ -218,28 +317,62 @@ class TestGather:
                 torch.testing.assert_close(gradient, parameter.grad, atol=1e-12, rtol=0)
 
 
-class TestTrainer:
-    def test_weights_and_teacher_are_the_same(self, results, alone):
-        for result in results:
-            for part in ("model", "teacher"):
-                assert result["training"][part].keys() == alone[part].keys()
-                for name, tensor in alone[part].items():
-                    torch.testing.assert_close(result["training"][part][name], tensor, atol=2e-5, rtol=0, msg=name)
+class TestSteps:
+    @pytest.mark.parametrize("name", STEPS)
+    def test_loss_and_gradients_do_not_depend_on_the_number_of_processes(self, folder, steps, name):
+        """1 process with 32 pairs, 2 with 16, 4 with 8."""
+        expected = step_of(str(folder), 32, **STEPS[name])
+        assert sum(gradient.abs().max() > 1e-4 for gradient in expected.values()) > 20
+        for results in steps:
+            assert results[name].keys() == expected.keys()
+            for part, tensor in expected.items():
+                torch.testing.assert_close(results[name][part], tensor, atol=1e-10, rtol=0, msg=part)
 
-    def test_the_queue_holds_the_pairs_of_all_processes(self, results, alone):
-        for result in results:
-            ours, theirs = result["training"]["queue"], alone["queue"]
-            assert len(alone["queue"]["pair_ids"]) == 7
-            for name in ("pair_ids", "next"):
-                assert torch.equal(ours[name], theirs[name])
-            for name in ("image_embeds", "text_embeds"):
-                torch.testing.assert_close(ours[name], theirs[name], atol=2e-5, rtol=0)
+    @pytest.mark.parametrize("objective", ["sacl", "albef"])
+    def test_all_rows_on_every_process_are_the_same_loss(self, steps, objective):
+        for results in steps:
+            ours, theirs = results[f"{objective}, queue"], results[f"{objective}, queue, local_loss"]
+            for part in ours:
+                torch.testing.assert_close(theirs[part], ours[part], atol=1e-10, rtol=0, msg=part)
 
-    def test_logs_and_metrics_are_the_same(self, results, alone):
+
+def assert_same_training(ours, theirs, sliced=False):
+    for part in ("model", "teacher", "queue"):
+        # Of a sliced model the first process is given the whole, and its teacher has nothing where nothing trains.
+        assert ours[part].keys() == theirs[part].keys() or (sliced and part != "queue")
+        for name, tensor in ours[part].items():
+            torch.testing.assert_close(
+                tensor.view_as(theirs[part][name]), theirs[part][name], atol=2e-5, rtol=0, msg=name
+            )
+    for name, value in theirs["metrics"].items():
+        # Of batches of another size, the smallest weights are others.
+        if not name.endswith(("_runtime", "_per_second", "_weight_min", "_weight_p5")):
+            assert ours["metrics"][name] == pytest.approx(value, abs=1e-3), name
+    assert len(ours["logs"]) == len(theirs["logs"]) == 3
+    for entry, other in zip(ours["logs"], theirs["logs"], strict=True):
+        for name in ("loss", "itc_loss", "regulation_weight_mean", "regulation_strength", "temperature"):
+            assert entry[name] == pytest.approx(other[name], abs=1e-3), name
+
+
+class TestTraining:
+    def test_two_processes_train_as_one(self, results, alone):
+        assert len(alone["queue"]["pair_ids"]) == 7
         for result in results:
-            for name, value in alone["metrics"].items():
-                if name not in ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second"):
-                    assert result["training"]["metrics"][name] == pytest.approx(value, abs=1e-3), name
-            for ours, theirs in zip(result["training"]["logs"], alone["logs"], strict=True):
-                for name in ("loss", "itc_loss", "regulation_weight_mean", "regulation_strength", "temperature"):
-                    assert ours[name] == pytest.approx(theirs[name], abs=1e-3), name
+            assert_same_training(result["training"], alone)
+
+    def test_sliced_parameters_train_as_whole_ones(self, results, alone):
+        for result in results:
+            assert result["sharded"]["run"]["unsliced"] == []
+            assert len(result["sharded"]["run"]["teacher"]) > 30
+            assert_same_training(result["sharded"]["run"], alone, sliced=True)
+        assert results[0]["sharded"]["run"]["model"].keys() == alone["model"].keys()
+
+    def test_sliced_training_resumes(self, results, alone):
+        for result in results:
+            assert_same_training(result["sharded"]["resumed"], alone, sliced=True)
+
+    def test_a_model_of_sliced_training_loads_anywhere(self, results, alone):
+        loaded = results[0]["sharded"]["loaded"]
+        assert loaded["sacl.logit_scale"].shape == ()
+        for name, tensor in alone["model"].items():
+            torch.testing.assert_close(loaded[name], tensor, atol=2e-5, rtol=0, msg=name)

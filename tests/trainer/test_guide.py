@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 from modeling_sacl import regulation_weights
 from modeling_sacl.loss_sacl import mix_similarities
 from trainer import Guide, PairCollator, SaclTrainer, add_guide_features, embed_pairs
-from trainer import guide as guide_module
+from trainer import features as features_module
 
 
 def text_encoder(vocab_size: int) -> BertModel:
@@ -118,7 +118,7 @@ class TestGuide:
 
 class TestAddGuideFeatures:
     def test_rows_keep_their_features(self, model, processor, pairs, tmp_path, monkeypatch):
-        monkeypatch.setattr(guide_module, "_ROWS_PER_FILE", 5)
+        monkeypatch.setattr(features_module, "_ROWS_PER_FILE", 5)
         guide = Guide(model, processor)
         with_features = add_guide_features(pairs, guide, batch_size=2, cache_dir=tmp_path, show_progress=False)
         expected = guide.encode(list(pairs))
@@ -128,7 +128,7 @@ class TestAddGuideFeatures:
         assert add_guide_features(with_features, guide, cache_dir=tmp_path) is with_features
 
     def test_goes_on_where_it_was_interrupted(self, model, processor, pairs, tmp_path, monkeypatch):
-        monkeypatch.setattr(guide_module, "_ROWS_PER_FILE", 4)
+        monkeypatch.setattr(features_module, "_ROWS_PER_FILE", 4)
         guide, calls = Guide(model, processor), []
         encode = guide.encode
 
@@ -185,9 +185,9 @@ class TestTrainingWithAGuide:
         seen = []
         objective = trainer.objective
 
-        def watch(batch):
-            seen.append((batch.guide_share, batch.guide_similarity is not None, batch.regulation_strength))
-            return objective(batch)
+        def watch(batch, block_size):
+            seen.append((batch.guide_share, batch.guide is not None, batch.regulation_strength))
+            return objective(batch, block_size)
 
         trainer.objective = watch
         trainer.train()
@@ -204,9 +204,9 @@ class TestTrainingWithAGuide:
         batches = []
         objective = trainer.objective
 
-        def watch(batch):
+        def watch(batch, block_size):
             batches.append((batch, trainer.queue.features(), trainer.guide_queue.features()))
-            return objective(batch)
+            return objective(batch, block_size)
 
         trainer.objective = watch
         trainer.train()
@@ -214,8 +214,11 @@ class TestTrainingWithAGuide:
         assert torch.equal(queued.pair_ids, guide_queued.pair_ids)
         for pair_id, embeds in zip(guide_queued.pair_ids.tolist(), guide_queued.text_embeds, strict=True):
             assert torch.allclose(embeds, features[pair_id])
-        assert batch.guide_similarity[0].shape == batch.positive_mask.shape
-        assert torch.equal(batch.similarity()[0], batch.guide_similarity[0])
+        captions = batch.guide.anchors.text_embeds
+        assert torch.equal(batch.guide.anchors.image_embeds, captions)
+        for similarity in batch.similarity:
+            assert similarity.shape == batch.positive_mask.shape
+            torch.testing.assert_close(similarity[:, : len(captions)], captions @ captions.T)
 
     def test_features_that_are_there_are_used(self, model, processor, pairs, trainer, tmp_path, monkeypatch):
         guide = Guide(model, processor)

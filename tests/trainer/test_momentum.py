@@ -177,3 +177,17 @@ class TestMomentumTeacherState:
         with pytest.raises(ValueError, match=r"norm.weight.*\(4,\).*\(3,\)"):
             teacher.load_state_dict(state)
         assert all(torch.equal(before[name], now) for name, now in numbers(teacher.model).items())
+
+
+def test_follows_a_model_that_has_been_cast():
+    model = nn.Linear(3, 2)
+    teacher = MomentumTeacher(model, momentum=0.5)
+    before = [parameter.clone() for parameter in teacher.model.parameters()]
+    model = model.to(torch.bfloat16)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    teacher.update(model)
+    for ours, old, theirs in zip(teacher.model.parameters(), before, model.parameters(), strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, 0.5 * old + 0.5 * theirs.float())

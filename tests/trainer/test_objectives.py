@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.objectives import (
     OBJECTIVES,
     AlbefObjective,
+    Comparison,
     ContrastiveBatch,
     ContrastiveObjective,
     DistilledSaclObjective,
@@ -21,6 +23,7 @@ from trainer.objectives import (
     SaclObjective,
     distillation_loss,
 )
+from trainer.queue import PairFeatures
 
 
 SETTINGS = {
@@ -37,7 +40,17 @@ def unit(*shape, generator):
     return nn.functional.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
 
 
-def make_batch(batch_size=5, queued=6, dim=3, teacher=True, strength=1.7, share=0.3, dtype=torch.float64, seed=0):
+def make_batch(
+    batch_size=5,
+    queued=6,
+    dim=3,
+    teacher=True,
+    guide_share=0.0,
+    strength=1.7,
+    share=0.3,
+    dtype=torch.float64,
+    seed=0,
+):
     """A batch and a queue, in which pair ids repeat: within the batch, and between batch and queue."""
     generator = torch.Generator().manual_seed(seed)
     images, texts, image_queue, text_queue = (
@@ -47,31 +60,32 @@ def make_batch(batch_size=5, queued=6, dim=3, teacher=True, strength=1.7, share=
     pair_ids[1] = pair_ids[0]
     if queued:
         pair_ids[-1] = pair_ids[2]
-    similarity = None
-    if teacher:
-        similarity = tuple(
-            unit(batch_size, dim, generator=generator) @ unit(batch_size + queued, dim, generator=generator).T
-            for _ in range(2)
-        )
-        # Cosines are never in half precision.
-        similarity = tuple(cosines.to(torch.promote_types(dtype, torch.float32)) for cosines in similarity)
     leaves = SimpleNamespace(
         images=images.requires_grad_(),
         texts=texts.requires_grad_(),
         logit_scale=torch.tensor(4.0, dtype=dtype, requires_grad=True),
     )
+    comparisons = [compare(pair_ids, images, texts, image_queue, text_queue)]
+    for _ in range(2):  # teacher and guide, each of a width of its own
+        sizes = (batch_size, batch_size, queued, queued)
+        seen = [unit(size, dim + len(comparisons), generator=generator).to(dtype) for size in sizes]
+        comparisons.append(compare(pair_ids, *seen))
     batch = ContrastiveBatch(
-        image_embeds=leaves.images,
-        text_embeds=leaves.texts,
-        candidate_image_embeds=torch.cat([leaves.images, image_queue]),
-        candidate_text_embeds=torch.cat([leaves.texts, text_queue]),
-        positive_mask=pair_ids[:batch_size, None] == pair_ids[None, :],
+        student=comparisons[0],
         logit_scale=leaves.logit_scale,
-        teacher_similarity=similarity,
+        teacher=comparisons[1] if teacher else None,
+        guide=comparisons[2] if guide_share > 0 else None,
+        guide_share=guide_share,
         regulation_strength=strength,
         distillation_weight=share,
     )
     return batch, leaves
+
+
+def compare(pair_ids, images, texts, image_queue, text_queue):
+    anchors = PairFeatures(images, texts, pair_ids[: len(images)])
+    queue = PairFeatures(image_queue, text_queue, pair_ids[len(images) :])
+    return Comparison(anchors, (anchors, queue) if len(image_queue) else (anchors,))
 
 
 def cosine(left, right):
@@ -80,8 +94,11 @@ def cosine(left, right):
 
 def reference(batch, *, regulated, distilled, filter_threshold=None):
     """The loss, and its gradients with respect to images, texts and the scale: numbers and loops, no autograd."""
-    images, texts = batch.image_embeds.tolist(), batch.text_embeds.tolist()
-    candidate_images, candidate_texts = batch.candidate_image_embeds.tolist(), batch.candidate_text_embeds.tolist()
+    images, texts = batch.student.anchors.image_embeds.tolist(), batch.student.anchors.text_embeds.tolist()
+    candidate_images, candidate_texts = (
+        torch.cat([getattr(part, name) for part in batch.student.candidates]).tolist()
+        for name in ("image_embeds", "text_embeds")
+    )
     positives, scale = batch.positive_mask.tolist(), batch.logit_scale.item()
     size, width, dim = len(images), len(candidate_images), len(images[0])
     gradients = {name: [[0.0] * dim for _ in range(size)] for name in ("images", "texts")}
@@ -127,6 +144,7 @@ def reference(batch, *, regulated, distilled, filter_threshold=None):
 
 
 class TestFormulas:
+    @pytest.mark.parametrize("block_size", [None, 4])
     @pytest.mark.parametrize("seed", range(3))
     @pytest.mark.parametrize("queued", [0, 6])
     @pytest.mark.parametrize(
@@ -137,7 +155,7 @@ class TestFormulas:
             for teacher in ((True,) if objective.needs_teacher else (True, False))
         ],
     )
-    def test_loss_and_gradients_are_those_of_the_formula(self, setting, teacher, queued, seed):
+    def test_loss_and_gradients_are_those_of_the_formula(self, setting, teacher, queued, seed, block_size):
         objective = SETTINGS[setting]
         batch, leaves = make_batch(queued=queued, teacher=teacher, seed=seed)
         loss, images, texts, scale = reference(
@@ -146,7 +164,7 @@ class TestFormulas:
             distilled=objective.needs_teacher,
             filter_threshold=getattr(objective, "filter_threshold", None),
         )
-        output = objective(batch)
+        output = objective(batch, block_size)
         assert list(output.losses) == ["itc_loss"]
         output.losses["itc_loss"].backward()
         assert output.losses["itc_loss"].item() == pytest.approx(loss, abs=1e-10, rel=0)
@@ -154,24 +172,76 @@ class TestFormulas:
         np.testing.assert_allclose(leaves.texts.grad, texts, atol=1e-9, rtol=0)
         assert leaves.logit_scale.grad.item() == pytest.approx(scale, abs=1e-9, rel=0)
 
+    @pytest.mark.parametrize("block_size", [None, 4])
     @pytest.mark.parametrize("setting", SETTINGS)
-    def test_queue_and_teacher_get_no_gradient(self, setting):
-        batch, _ = make_batch()
-        teacher = tuple(similarity.requires_grad_() for similarity in batch.teacher_similarity)
-        (SETTINGS[setting](replace(batch, teacher_similarity=teacher)).losses["itc_loss"]).backward()
-        assert teacher[0].grad is None and teacher[1].grad is None
+    def test_teacher_and_guide_get_no_gradient(self, setting, block_size):
+        batch, _ = make_batch(guide_share=0.4)
+        features = [f for c in (batch.teacher, batch.guide) for part in (c.anchors, *c.candidates) for f in part[:2]]
+        for tensor in features:
+            tensor.requires_grad_()
+        SETTINGS[setting](batch, block_size).losses["itc_loss"].backward()
+        assert all(tensor.grad is None for tensor in features)
 
+    @pytest.mark.parametrize("block_size", [None, 4])
     @pytest.mark.parametrize("setting", SETTINGS)
-    def test_half_precision_is_computed_in_float32(self, setting):
+    def test_half_precision_is_computed_in_float32(self, setting, block_size):
         batch, _ = make_batch(dtype=torch.bfloat16)
-        exact = {
-            name: value.detach().float()
-            for name, value in vars(batch).items()
-            if isinstance(value, torch.Tensor) and value.is_floating_point()
-        }
-        loss = SETTINGS[setting](batch).losses["itc_loss"]
+        exact = {"logit_scale": batch.logit_scale.detach().float()}
+        for name in ("student", "teacher"):
+            anchors, queue = (
+                PairFeatures(part.image_embeds.detach().float(), part.text_embeds.detach().float(), part.pair_ids)
+                for part in getattr(batch, name).candidates
+            )
+            exact[name] = Comparison(anchors, (anchors, queue))
+        loss = SETTINGS[setting](batch, block_size).losses["itc_loss"]
         assert loss.dtype == torch.float32
         torch.testing.assert_close(loss, SETTINGS[setting](replace(batch, **exact)).losses["itc_loss"])
+
+
+class TestBlocks:
+    @pytest.mark.parametrize("teacher", [True, False])
+    @pytest.mark.parametrize("guide_share", [0.0, 0.4, 1.0])
+    @pytest.mark.parametrize("setting", SETTINGS)
+    def test_blocks_change_nothing(self, setting, guide_share, teacher):
+        if SETTINGS[setting].needs_teacher and not teacher:
+            pytest.skip("has no targets")
+        results = []
+        for block_size in (None, 3):
+            batch, leaves = make_batch(batch_size=7, queued=9, guide_share=guide_share, teacher=teacher)
+            output = SETTINGS[setting](batch, block_size)
+            output.losses["itc_loss"].backward()
+            results.append((output.losses["itc_loss"], leaves.images.grad, leaves.texts.grad, leaves.logit_scale.grad))
+            assert output.metrics.keys() == SETTINGS[setting](batch).metrics.keys()
+        for plain, blocks in zip(*results, strict=True):
+            torch.testing.assert_close(blocks, plain, atol=1e-10, rtol=0)
+
+    def test_the_matrix_is_never_held(self):
+        largest = 0
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+                nonlocal largest
+                output = function(*args, **(kwargs or {}))
+                for tensor in output if isinstance(output, tuple | list) else [output]:
+                    if isinstance(tensor, torch.Tensor):
+                        largest = max(largest, tensor.numel())
+                return output
+
+        batch, _ = make_batch(batch_size=512, queued=2048, dim=4, guide_share=0.4, dtype=torch.float32)
+        with Watch():
+            DistilledSaclObjective()(batch, block_size=64).losses["itc_loss"].backward()
+        # Metrics look at a sample of 65,536 in each direction, rounded up to whole anchors.
+        assert largest <= 2 * (65_536 + 2560) < 512 * 2560
+
+    def test_an_overridden_seam_is_refused(self):
+        class Sharpened(SaclObjective):
+            def get_logits(self, batch):
+                return tuple(2 * logits for logits in super().get_logits(batch))
+
+        assert not Sharpened.streams()
+        assert all(objective.streams() for objective in OBJECTIVES.values())
+        with pytest.raises(ValueError, match="Sharpened.*loss_block_size=None"):
+            Sharpened()(make_batch()[0], block_size=4)
 
 
 class TestSacl:
@@ -190,7 +260,7 @@ class TestSacl:
     def test_metrics_are_those_of_the_weights(self, teacher):
         batch, _ = make_batch(batch_size=7, queued=9, teacher=teacher)
         weights = []
-        for similarity in batch.similarity():
+        for similarity in batch.similarity:
             for cosines, positives in zip(similarity.tolist(), batch.positive_mask.tolist(), strict=True):
                 row = [
                     math.exp(-1.7 * value) for value, positive in zip(cosines, positives, strict=True) if not positive
@@ -225,7 +295,8 @@ class TestSacl:
     @pytest.mark.parametrize("objective", [SaclObjective(), SaclObjective(filter_threshold=0.5)])
     def test_without_a_negative_metrics_are_undefined_and_the_loss_is_not(self, objective):
         batch, _ = make_batch(queued=0)
-        batch = replace(batch, positive_mask=torch.ones_like(batch.positive_mask))
+        anchors = batch.student.anchors._replace(pair_ids=torch.zeros(5, dtype=torch.int64))
+        batch = replace(batch, student=Comparison(anchors, (anchors,)), teacher=None)
         output = objective(batch)
         assert output.losses["itc_loss"].isfinite()
         strength = output.metrics.pop("regulation_strength")

@@ -33,6 +33,7 @@ CHANGED_DEFAULTS = {
     "weight_decay": 0.02,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 0.1,
+    "logging_nan_inf_filter": False,
     "remove_unused_columns": False,
     "label_names": [],
 }

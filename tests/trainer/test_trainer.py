@@ -81,9 +81,9 @@ def watch_objective(trainer):
     """The contrastive batches that the objective is given from now on."""
     seen, objective = [], trainer.objective
 
-    def watching(batch):
+    def watching(batch, block_size):
         seen.append(batch)
-        return objective(batch)
+        return objective(batch, block_size)
 
     trainer.objective = watching
     return seen
@@ -391,7 +391,7 @@ class TestGradientAccumulation:
         seen, before = watch_objective(trainer), weights(trainer.teacher.model)
         trainer.train()
         # Features of the first half are not candidates of the second: the step sees one state.
-        assert [len(batch.candidate_text_embeds) for batch in seen] == [3, 3]
+        assert [len(batch.student.candidate_pair_ids) for batch in seen] == [3, 3]
         assert trainer.queue.features().pair_ids.tolist() == [100, 101, 102, 103, 104, 105]
         after = weights(trainer.model)
         for name, now in weights(trainer.teacher.model).items():
@@ -1124,3 +1124,51 @@ class TestConstruction:
         trainer = make_trainer(trainer_options={"train_dataset": pairs.rename_column("caption", "words")})
         with pytest.raises(ValueError, match="'caption' or 'captions'.*words"):
             trainer.train()
+
+
+class TestLossInBlocks:
+    @pytest.mark.parametrize("objective", ["sacl", "infonce", "albef", "sacl_distilled"])
+    @pytest.mark.parametrize("chunk_size", [None, 4])
+    def test_trains_as_with_the_whole_matrix(self, make_trainer, objective, chunk_size):
+        trained = []
+        for block_size in (None, 5):
+            trainer = make_trainer(
+                **{**CONTRAST, "objective": objective, "momentum": 0.9},
+                queue_size=9,
+                max_steps=4,
+                optim="sgd",
+                contrastive_chunk_size=chunk_size,
+                loss_block_size=block_size,
+            )
+            trainer.train()
+            trained.append((weights(trainer.model), [entry.get("itc_loss") for entry in trainer.state.log_history]))
+        (plain, plain_losses), (blocks, block_losses) = trained
+        assert block_losses[:-1] == pytest.approx(plain_losses[:-1], abs=1e-5)
+        for name, tensor in plain.items():
+            torch.testing.assert_close(blocks[name], tensor, atol=1e-5, rtol=0, msg=name)
+
+    def test_a_guide_hands_over_in_blocks_too(self, make_trainer, pairs):
+        features = torch.nn.functional.normalize(torch.randn(len(pairs), 6), dim=-1).tolist()
+        guided = pairs.add_column("guide_text_embeds", features)
+        losses = []
+        for block_size in (None, 5):
+            options = {"trainer_options": {"train_dataset": guided}, "regulation_strength": 3.0}
+            trainer = make_trainer(
+                **{**CONTRAST, "objective": "sacl"}, **options, queue_size=9, max_steps=4, loss_block_size=block_size
+            )
+            trainer.train()
+            losses.append([entry["itc_loss"] for entry in trainer.state.log_history if "itc_loss" in entry])
+        assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+        assert "guide_share" in trainer.state.log_history[0]
+
+    @pytest.mark.slow
+    def test_trains_beside_a_queue_of_a_million(self, make_trainer):
+        """2 GB of queue, and a matrix of 6 x 1,048,582 that is never held whole: 25 MB for each direction and kind."""
+        trainer = make_trainer(
+            **{**CONTRAST, "objective": "sacl_distilled", "momentum": 0.9}, queue_size=2**20, loss_block_size=4096
+        )
+        embeds = torch.nn.functional.normalize(torch.randn(2**20, trainer.model.config.projection_dim), dim=-1)
+        trainer.queue.enqueue(embeds, embeds.roll(1, dims=0), torch.arange(10**6, 10**6 + 2**20))
+        trainer.train()
+        assert len(trainer.queue) == 2**20
+        assert trainer.state.log_history[0]["itc_loss"] > 10  # about log(1,048,582) = 13.9

@@ -3,7 +3,7 @@
 
 from .collator import PairCollator
 from .pairs import clean_captions, content_pair_id, load_pairs, pair_ids_tensor, undecoded, with_pair_ids
-from .seeding import SeededPairs
+from .seeding import SeededPairs, SeededStream
 from .transforms import ImageDecodingError, PairRandAugment, decode_image, pair_augmentation, to_rgb
 
 
@@ -12,6 +12,7 @@ __all__ = [
     "PairCollator",
     "PairRandAugment",
     "SeededPairs",
+    "SeededStream",
     "clean_captions",
     "content_pair_id",
     "decode_image",

@@ -12,6 +12,7 @@ import torch
 from torchvision.transforms.v2 import functional as F
 from transformers.utils import logging
 
+from ..embedding import text_options
 from .pairs import NO_CAPTION, NO_IMAGE, clean_captions, content_pair_id, hash_63_bits, pair_ids_tensor
 from .seeding import ROW_SEED, seeded
 from .transforms import ImageDecodingError, decode_image, pair_augmentation, to_rgb
@@ -20,10 +21,15 @@ from .transforms import ImageDecodingError, decode_image, pair_augmentation, to_
 logger = logging.get_logger(__name__)
 
 UNREADABLE_IMAGE = "unreadable image"
-NOT_FINITE = "guide features that are not finite"
+NOT_FINITE = "features that are not finite"
 
 # The columns of a guide's features, see [`add_guide_features`].
 GUIDE_COLUMNS = ("guide_image_embeds", "guide_text_embeds")
+
+# The columns of what locked towers say of a pair, see [`add_tower_features`].
+TOWER_COLUMNS = {"vision": "vision_tower_features", "text": "text_tower_features"}
+
+_FEATURE_COLUMNS = (*GUIDE_COLUMNS, *TOWER_COLUMNS.values())
 
 # BERT (Devlin et al., 2019, section 3.1): of the tokens to predict, 80 % are replaced by the mask token, 10 % by a
 # random token, and 10 % stay.
@@ -49,8 +55,10 @@ class PairCollator:
     of which one is used), and `pair_id` (an integer or a string; if it is missing, a hash of the pair stands in). The
     batch has
 
-    - `pixel_values`: float32, `[batch, channels, height, width]`;
-    - `input_ids` and `attention_mask`: int64, `[batch, length]`;
+    - `pixel_values`: float32, `[batch, channels, height, width]`, and whatever else the image processor returns with
+      them (SigLIP 2: patches, `pixel_attention_mask` and `spatial_shapes`);
+    - `input_ids` and, if the tokenizer names it among its `model_input_names`, `attention_mask`: int64,
+      `[batch, length]`;
     - `pair_ids`: int64, `[batch]`, see [`pair_ids_tensor`];
 
     and with `mlm_probability` above 0
@@ -63,15 +71,17 @@ class PairCollator:
     without a device synchronisation. Special tokens, unknown ones among them, and padding are never predicted; if a
     row has any other token, at least one is.
 
-    Guide features that rows carry (`guide_image_embeds`, `guide_text_embeds`) become float32 of shape `[batch, dim]`.
+    Features that rows carry become float32 of shape `[batch, dim]`: a guide's (`guide_image_embeds`,
+    `guide_text_embeds`) and a locked tower's (`vision_tower_features`, `text_tower_features`). Where there are
+    `vision_tower_features`, no image is decoded, transformed or even needed, and there are no `pixel_values`.
 
     A pair whose image cannot be read or whose captions are blank is left out, counted in `skipped`, and logged the
     first time each reason occurs. The batch gets smaller: repeating another pair in its place would put a duplicate
     among the negatives. (In a worker of a data loader the counts stay in the worker; the log line still appears.)
 
-    Randomness comes from the seed that a row carries ([`SeededPairs`], which [`SaclTrainer`] puts around its data), so
-    that a resumed run repeats it; without one, from torch's global generator, which torch seeds in every worker of a
-    data loader.
+    Randomness comes from the seed that a row carries ([`SeededPairs`] or [`SeededStream`], which [`SaclTrainer`] puts
+    around its data), so that a resumed run repeats it; without one, from torch's global generator, which torch seeds
+    in every worker of a data loader.
 
     Args:
         processor ([`~transformers.ProcessorMixin`]):
@@ -79,14 +89,14 @@ class PairCollator:
         image_transform (callable, *optional*):
             Augmentation, for instance [`pair_augmentation`]: takes an RGB picture and returns a uint8 tensor of shape
             `[3, height, width]` in the size that the image processor produces. The image processor then only rescales
-            and normalises.
+            and normalises. (One that gives each image a shape of its own, such as SigLIP 2's, does all that it does.)
         mlm_probability (`float`, *optional*, defaults to 0.15):
             Share of the tokens that is predicted; 0 for no masked language modelling.
         max_length (`int`, *optional*):
-            Longest text in tokens; longer ones are cut. If unset, what the tokenizer says.
+            Longest text in tokens; longer ones are cut. If unset, what the processor declares or the tokenizer says.
         pad_to_multiple_of (`int`, *optional*):
             Pads the texts to a multiple of this length. With the value of `max_length`, all batches have one shape,
-            which compiled models like and models such as SigLIP were trained on.
+            which compiled models like and models such as SigLIP were trained on (see `for_model`).
         caption_sampling (`str`, *optional*, defaults to `"random"`):
             Which of several captions is used: `"random"` or `"first"`.
         deterministic_masking (`bool`, *optional*, defaults to `False`):
@@ -142,7 +152,13 @@ class PairCollator:
                 f"{type(tokenizer).__name__} has no padding token, so texts of different lengths fit into no batch. "
                 "Set one first, for instance `tokenizer.pad_token = tokenizer.eos_token`."
             )
-        self._image_size = None if self.image_transform is None else self._processed_size()
+        if self.image_transform is not None and getattr(self.processor.image_processor, "do_resize", None) is None:
+            raise ValueError(
+                f"{type(self.processor.image_processor).__name__} has no `do_resize` to switch off, so it would crop "
+                "and resize what `image_transform` has cropped and resized. Take an image processor that has one, "
+                "such as `ViTImageProcessor(size=..., image_mean=..., image_std=...)`, or no transform."
+            )
+        self._image_size = None if self.image_transform is None else self.image_size()
         special = {token for token in tokenizer.all_special_ids if token is not None}
         self._special_ids = torch.tensor(sorted(special), dtype=torch.int64)
         if self.mlm_probability:
@@ -169,7 +185,7 @@ class PairCollator:
         Raises:
             ValueError: The image processor keeps the shape of each image, so that no one size can be given.
         """
-        size = self._processed_size()
+        size = self.image_size()
         if size is None:
             raise ValueError(
                 f"{type(self.processor.image_processor).__name__} gives images of different shapes; set it to one "
@@ -186,6 +202,26 @@ class PairCollator:
         """
         return replace(self, image_transform=None, caption_sampling="first", deterministic_masking=True)
 
+    def for_model(self, model: torch.nn.Module) -> "PairCollator":
+        """
+        The same collator with texts as long as a model needs them: SigLIP, whose text embedding is read off the last
+        position, was trained with all texts padded to one length.
+
+        Args:
+            model (`nn.Module`):
+                The model in training.
+
+        Returns:
+            [`PairCollator`]: A copy with counts of its own; this very collator if its texts suit the model, or if it
+            has a `pad_to_multiple_of` already.
+        """
+        needed = text_options(model, self.processor, self.max_length)
+        if self.pad_to_multiple_of is not None or needed == text_options(None, self.processor, self.max_length):
+            return self
+        length = needed["max_length"]
+        full_length = needed["padding"] == "max_length"
+        return replace(self, max_length=length, pad_to_multiple_of=length if full_length else None)
+
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """
         Args:
@@ -196,16 +232,14 @@ class PairCollator:
             `dict[str, torch.Tensor]`: The batch described above, of at most `len(rows)` pairs.
         """
         images, captions, identifiers, seeds = [], [], [], []
-        guide_features: dict[str, list[torch.Tensor]] = {
-            name: [] for name in GUIDE_COLUMNS if rows and name in rows[0]
-        }
+        given: dict[str, list[torch.Tensor]] = {name: [] for name in _FEATURE_COLUMNS if rows and name in rows[0]}
         reasons: Counter[str] = Counter()
         for row in rows:
             self._check_columns(row)
             try:
                 with seeded(row.get(ROW_SEED)):
                     image, caption = self._read(row)
-                features = {name: self._read_features(row, name) for name in guide_features}
+                features = {name: self._read_features(row, name) for name in given}
             except _UnusablePair as problem:
                 reason, details = problem.args
                 if not self.skipped[reason]:
@@ -221,25 +255,28 @@ class PairCollator:
             identifiers.append(content_pair_id(row) if row.get("pair_id") is None else row["pair_id"])
             seeds.append(row.get(ROW_SEED))
             for name, feature in features.items():
-                guide_features[name].append(feature)
-        if not images:
+                given[name].append(feature)
+        if not captions:
             why = ", ".join(f"{count} with {reason}" for reason, count in reasons.items()) or "the batch is empty"
             raise ValueError(f"Of {len(rows)} pairs none is usable: {why}. Are the paths and the column names right?")
 
-        batch = {"pixel_values": self._pixels(images), **self._tokens(captions)}
-        special_tokens_mask = batch.pop("special_tokens_mask")
+        tokens = self._tokens(captions)
+        batch = {} if TOWER_COLUMNS["vision"] in given else self._pixels(images)
+        batch["input_ids"] = tokens["input_ids"]
+        if "attention_mask" in self.processor.tokenizer.model_input_names:
+            batch["attention_mask"] = tokens["attention_mask"]
         batch["pair_ids"] = pair_ids_tensor(identifiers)
-        batch.update({name: torch.stack(features) for name, features in guide_features.items()})
+        batch.update({name: torch.stack(features) for name, features in given.items()})
         if self.mlm_probability:
             with seeded(None if None in seeds else hash_63_bits(repr(seeds).encode())):
-                batch.update(self._mask(batch["input_ids"], batch["attention_mask"], special_tokens_mask))
+                batch.update(self._mask(**tokens))
         return batch
 
     # Reading rows
 
     @staticmethod
     def _check_columns(row: Mapping[str, Any]) -> None:
-        for names in (("image",), ("caption", "captions")):
+        for names in (("image", TOWER_COLUMNS["vision"]), ("caption", "captions")):
             if not any(name in row for name in names):
                 raise ValueError(
                     f"A row needs {' or '.join(map(repr, names))}; this one has {', '.join(map(repr, row))}. "
@@ -247,20 +284,27 @@ class PairCollator:
                     "`remove_unused_columns=False`."
                 )
 
-    def _read(self, row: Mapping[str, Any]) -> tuple[PIL.Image.Image | torch.Tensor, str]:
+    def _read(self, row: Mapping[str, Any]) -> tuple[PIL.Image.Image | torch.Tensor | None, str]:
+        """Image, `None` where a locked tower has read it already, and caption."""
         captions = clean_captions(row.get("captions"), row.get("caption"))
         if not captions:
             raise _UnusablePair(NO_CAPTION, "")
-        if row["image"] is None:
-            raise _UnusablePair(NO_IMAGE, "")
-        try:
-            image = decode_image(row["image"])
-        except ImageDecodingError as error:
-            raise _UnusablePair(UNREADABLE_IMAGE, f" ({error})") from error
+        image = None if TOWER_COLUMNS["vision"] in row else self._read_image(row)
         index = 0
         if self.caption_sampling == "random" and len(captions) > 1:
             index = int(torch.randint(len(captions), ()))
-        return image if self.image_transform is None else self._transformed(image), captions[index]
+        if image is None or self.image_transform is None:
+            return image, captions[index]
+        return self._transformed(image), captions[index]
+
+    @staticmethod
+    def _read_image(row: Mapping[str, Any]) -> PIL.Image.Image:
+        if row["image"] is None:
+            raise _UnusablePair(NO_IMAGE, "")
+        try:
+            return decode_image(row["image"])
+        except ImageDecodingError as error:
+            raise _UnusablePair(UNREADABLE_IMAGE, f" ({error})") from error
 
     @staticmethod
     def _read_features(row: Mapping[str, Any], name: str) -> torch.Tensor:
@@ -271,10 +315,12 @@ class PairCollator:
 
     # Images
 
-    def _processed_size(self) -> tuple[int, int] | None:
+    def image_size(self) -> tuple[int, int] | None:
         """Height and width that the image processor gives every image, or `None` if they depend on the image."""
-        wide, tall = (self._process([PIL.Image.new("RGB", size)]) for size in ((96, 64), (64, 96)))
-        return (wide.shape[-2], wide.shape[-1]) if wide.shape == tall.shape else None
+        sides = ((96, 64), (64, 96))
+        wide, tall = (self._process([PIL.Image.new("RGB", size)])["pixel_values"] for size in sides)
+        # Patches in a row, three dimensions with the batch, are of an image of any shape.
+        return (wide.shape[-2], wide.shape[-1]) if wide.shape == tall.shape and wide.ndim == 4 else None
 
     def _transformed(self, image: PIL.Image.Image) -> torch.Tensor:
         assert self.image_transform is not None
@@ -294,34 +340,33 @@ class PairCollator:
             )
         return result
 
-    def _pixels(self, images: list[Any]) -> torch.Tensor:
-        if self.image_transform is None:
+    def _pixels(self, images: list[Any]) -> dict[str, torch.Tensor]:
+        if self.image_transform is None or self._image_size is None:
             return self._process(images)
         # The transform has cropped and resized; the image processor only rescales and normalises, a batch at a time.
         names = ("do_resize", "do_center_crop", "do_convert_rgb", "do_pad")
         off = {name: False for name in names if getattr(self.processor.image_processor, name, None)}
         return self._process(torch.stack(images), **off)
 
-    def _process(self, images: Any, **arguments: Any) -> torch.Tensor:
-        pixels = self.processor.image_processor(images, return_tensors="pt", **arguments)["pixel_values"]
-        if not isinstance(pixels, torch.Tensor) or pixels.ndim != 4:
+    def _process(self, images: Any, **arguments: Any) -> dict[str, torch.Tensor]:
+        # What the processor declares for its image processor (SigLIP 2: the number of patches) it would pass itself.
+        arguments = {**(getattr(self.processor, "images_kwargs", None) or {}), **arguments}
+        processed = self.processor.image_processor(images, return_tensors="pt", **arguments)
+        pixels = processed["pixel_values"]
+        if not isinstance(pixels, torch.Tensor) or pixels.ndim not in (3, 4):
             raise ValueError(
                 f"{type(self.processor.image_processor).__name__} has to return `pixel_values` of shape [batch, "
-                f"channels, height, width], got {_describe(pixels)}."
+                f"channels, height, width] or [batch, patches, values], got {_describe(pixels)}."
             )
-        return pixels.to(torch.float32)
+        batch = {name: value for name, value in processed.items() if isinstance(value, torch.Tensor)}
+        return {**batch, "pixel_values": pixels.to(torch.float32)}
 
     # Text
 
     def _tokens(self, captions: list[str]) -> dict[str, torch.Tensor]:
-        tokenizer = self.processor.tokenizer
-        # `model_max_length` is astronomically large where a tokenizer knows no limit.
-        limited = self.max_length is not None or tokenizer.model_max_length < 10**9
-        tokens = tokenizer(
+        tokens = self.processor.tokenizer(
             captions,
-            padding=True,
-            truncation=limited,
-            max_length=self.max_length,
+            **text_options(None, self.processor, self.max_length),
             pad_to_multiple_of=self.pad_to_multiple_of,
             return_token_type_ids=False,
             return_attention_mask=True,

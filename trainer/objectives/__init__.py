@@ -2,7 +2,7 @@
 """Contrastive objectives: one file per family, each with its formula, its source and its citation."""
 
 from .albef import AlbefObjective, DistilledSaclObjective, distillation_loss
-from .base import BothDirections, ContrastiveBatch, ContrastiveObjective, ObjectiveOutput
+from .base import BothDirections, Comparison, ContrastiveBatch, ContrastiveObjective, ObjectiveOutput
 from .infonce import InfoNCEObjective
 from .sacl import SaclObjective
 
@@ -16,6 +16,7 @@ __all__ = [
     "OBJECTIVES",
     "AlbefObjective",
     "BothDirections",
+    "Comparison",
     "ContrastiveBatch",
     "ContrastiveObjective",
     "DistilledSaclObjective",

@@ -1,9 +1,11 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """ALBEF: targets softened by a momentum teacher; and SACL with the same targets."""
 
+from typing import Any
+
 import torch
 
-from .base import BothDirections, ContrastiveBatch, ContrastiveObjective
+from .base import BothDirections, Comparison, ContrastiveBatch, ContrastiveObjective, streamed_features
 from .sacl import SaclObjective
 
 
@@ -29,8 +31,8 @@ class AlbefObjective(ContrastiveObjective):
     needs_teacher = True
 
     def get_targets(self, batch: ContrastiveBatch) -> BothDirections | None:
-        if batch.teacher_similarity is None:
-            raise ValueError(f"The objective `{self.name}` takes its targets from a momentum teacher; there is none.")
+        self._teacher_of(batch)
+        assert batch.teacher_similarity is not None
         positives = batch.positive_mask.to(batch.teacher_similarity[0].dtype)
         positives = positives / positives.sum(dim=-1, keepdim=True).clamp(min=1)
         share = batch.distillation_weight
@@ -39,6 +41,18 @@ class AlbefObjective(ContrastiveObjective):
             for similarity in batch.teacher_similarity
         )
         return image_to_text, text_to_image
+
+    def get_streamed_options(self, batch: ContrastiveBatch) -> dict[str, Any]:
+        return {
+            **super().get_streamed_options(batch),
+            **streamed_features("similarity", self._teacher_of(batch)),
+            "distillation_weight": batch.distillation_weight,
+        }
+
+    def _teacher_of(self, batch: ContrastiveBatch) -> Comparison:
+        if batch.teacher is None:
+            raise ValueError(f"The objective `{self.name}` takes its targets from a momentum teacher; there is none.")
+        return batch.teacher
 
 
 class DistilledSaclObjective(AlbefObjective, SaclObjective):

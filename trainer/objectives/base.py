@@ -1,16 +1,55 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """What a contrastive objective is given, what it returns, and the page that all of them share."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 
-from modeling_sacl.loss_sacl import contrastive_logits, mix_similarities, weighted_contrastive_loss
+from modeling_sacl.loss_sacl import contrastive_logits, find_positives, mix_similarities, weighted_contrastive_loss
+from modeling_sacl.streamed_loss_sacl import streamed_similarity_regulated_contrastive_loss
+
+from ..queue import PairFeatures
 
 
 # Cosines or distributions of images with candidate texts, and of texts with candidate images.
 BothDirections = tuple[torch.Tensor, torch.Tensor]
+
+# Metrics look at as many anchors as have about this many weights: all of them in a small batch.
+_METRICS_SAMPLE = 65_536
+
+
+class Comparison(NamedTuple):
+    r"""
+    What is compared with what, as features of one model (the student, the teacher or the guide).
+
+    Args:
+        anchors ([`PairFeatures`]):
+            The pairs whose loss is computed, L2-normalised.
+        candidates (`tuple[PairFeatures, ...]`):
+            What they are compared with: the global batch, and the queue if there is one. Side by side and not in one
+            tensor, since a queue of a million features is not to be copied in every step.
+    """
+
+    anchors: PairFeatures
+    candidates: tuple[PairFeatures, ...]
+
+    @property
+    def candidate_pair_ids(self) -> torch.Tensor:
+        """Pair ids of all candidates, of shape `(num_candidates,)`."""
+        return torch.cat([part.pair_ids for part in self.candidates])
+
+    def logits(self, logit_scale: torch.Tensor | float = 1.0) -> BothDirections:
+        """Scaled cosines of images with candidate texts, and of texts with candidate images."""
+        image_embeds, text_embeds, _ = self.anchors
+        image_to_text = [contrastive_logits(image_embeds, part.text_embeds, logit_scale) for part in self.candidates]
+        text_to_image = [contrastive_logits(text_embeds, part.image_embeds, logit_scale) for part in self.candidates]
+        return torch.cat(image_to_text, dim=1), torch.cat(text_to_image, dim=1)
+
+    def take_anchors(self, step: int) -> "Comparison":
+        """Every `step`-th anchor, among all candidates."""
+        return Comparison(PairFeatures(*(tensor[::step] for tensor in self.anchors)), self.candidates)
 
 
 @dataclass
@@ -19,18 +58,14 @@ class ContrastiveBatch:
     Everything that a contrastive objective may look at; it never sees the model.
 
     Args:
-        image_embeds, text_embeds (`torch.Tensor` of shape `(batch_size, dim)`):
-            The anchors, L2-normalised, with gradient.
-        candidate_image_embeds, candidate_text_embeds (`torch.Tensor` of shape `(num_candidates, dim)`):
-            What anchors are compared with: the global batch, with gradient, then the queue, without.
-        positive_mask (`torch.Tensor` of shape `(batch_size, num_candidates)`, bool):
-            The candidates with the anchor's own pair id.
+        student ([`Comparison`]):
+            The model's own features. Those of the batch have gradient, those of the queue have not.
         logit_scale (`torch.Tensor`, scalar):
             The inverse of the temperature.
-        teacher_similarity (two `torch.Tensor` of shape `(batch_size, num_candidates)`, *optional*):
-            Cosines by the momentum teacher, image to text and text to image.
-        guide_similarity (two `torch.Tensor` of shape `(batch_size, num_candidates)`, *optional*):
-            Cosines by the guide, image to text and text to image.
+        teacher ([`Comparison`], *optional*):
+            The same pairs as the momentum teacher sees them.
+        guide ([`Comparison`], *optional*):
+            The same pairs as the guide sees them; one of a single modality has its features in the place of both.
         guide_share (`float`, *optional*, defaults to 0.0):
             The paper's alpha at this moment of training: 1 is the guide's similarity alone, 0 the model's.
         regulation_strength (`float`, *optional*, defaults to 0.0):
@@ -39,35 +74,52 @@ class ContrastiveBatch:
             The share of the teacher in soft targets at this moment of training.
     """
 
-    image_embeds: torch.Tensor
-    text_embeds: torch.Tensor
-    candidate_image_embeds: torch.Tensor
-    candidate_text_embeds: torch.Tensor
-    positive_mask: torch.Tensor
+    student: Comparison
     logit_scale: torch.Tensor
-    teacher_similarity: BothDirections | None = None
-    guide_similarity: BothDirections | None = None
+    teacher: Comparison | None = None
+    guide: Comparison | None = None
     guide_share: float = 0.0
     regulation_strength: float = 0.0
     distillation_weight: float = 0.0
 
+    @cached_property
+    def positive_mask(self) -> torch.Tensor:
+        """The candidates with the anchor's own pair id: bool, of shape `(num_anchors, num_candidates)`."""
+        return find_positives(self.student.anchors.pair_ids, self.student.candidate_pair_ids)
+
+    @cached_property
+    def teacher_similarity(self) -> BothDirections | None:
+        """Cosines by the momentum teacher, without gradient."""
+        return None if self.teacher is None else _detached(self.teacher.logits())
+
+    @cached_property
     def similarity(self) -> BothDirections:
         """
         Detached cosines that say how alike two pairs are: the teacher's if there is one, else the model's own; mixed
         with the guide's while there is one.
         """
-        if self.teacher_similarity is not None:
-            image_to_text, text_to_image = self.teacher_similarity
-        else:
-            image_to_text = contrastive_logits(self.image_embeds.detach(), self.candidate_text_embeds.detach())
-            text_to_image = contrastive_logits(self.text_embeds.detach(), self.candidate_image_embeds.detach())
-        if self.guide_similarity is None:
-            return image_to_text, text_to_image
-        guide_image_to_text, guide_text_to_image = self.guide_similarity
+        own = _detached(self.student.logits()) if self.teacher_similarity is None else self.teacher_similarity
+        if self.guide is None:
+            return own
+        guide = self.guide.logits()
         return (
-            mix_similarities(guide_image_to_text, image_to_text, self.guide_share),
-            mix_similarities(guide_text_to_image, text_to_image, self.guide_share),
+            mix_similarities(guide[0], own[0], self.guide_share),
+            mix_similarities(guide[1], own[1], self.guide_share),
         )
+
+    def sample(self) -> "ContrastiveBatch":
+        """A few of the anchors among all candidates: what is true of the batch, at little cost."""
+        num_candidates = sum(len(part.pair_ids) for part in self.student.candidates)
+        step = -(-len(self.student.anchors.pair_ids) * num_candidates // _METRICS_SAMPLE)
+        if step <= 1:
+            return self
+        names = ("student", "teacher", "guide")
+        compared = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return replace(self, **{name: comparison.take_anchors(step) for name, comparison in compared.items()})
+
+
+def _detached(both: BothDirections) -> BothDirections:
+    return both[0].detach(), both[1].detach()
 
 
 @dataclass
@@ -104,10 +156,7 @@ class ContrastiveObjective:
 
     def get_logits(self, batch: ContrastiveBatch) -> BothDirections:
         """Scaled cosines of anchors with candidates."""
-        return (
-            contrastive_logits(batch.image_embeds, batch.candidate_text_embeds, batch.logit_scale),
-            contrastive_logits(batch.text_embeds, batch.candidate_image_embeds, batch.logit_scale),
-        )
+        return batch.student.logits(batch.logit_scale)
 
     def get_log_weights(self, batch: ContrastiveBatch) -> BothDirections | None:
         """Logarithms of the negatives' weights; `None` weighs all alike."""
@@ -117,15 +166,45 @@ class ContrastiveObjective:
         """Target distributions; `None` splits the target evenly over the positives."""
         return None
 
-    def get_metrics(self, batch: ContrastiveBatch, log_weights: BothDirections | None) -> dict[str, torch.Tensor]:
-        """What to log beside the loss."""
+    def get_streamed_options(self, batch: ContrastiveBatch) -> dict[str, Any]:
+        """
+        The seams above in the words of [`streamed_similarity_regulated_contrastive_loss`], which never holds the
+        matrices that they return.
+        """
+        return {"strength": 0.0}
+
+    @classmethod
+    def streams(cls) -> bool:
+        """Whether the loss can be computed in blocks: not if a seam says what no streamed option says."""
+        definers = [
+            next(number for number, parent in enumerate(cls.__mro__) if name in vars(parent))
+            for name in ("get_streamed_options", "get_logits", "get_log_weights", "get_targets", "_plain_loss")
+        ]
+        return definers[0] <= min(definers[1:])
+
+    def get_metrics(self, batch: ContrastiveBatch) -> dict[str, torch.Tensor]:
+        """What to log beside the loss; the batch is a sample of the anchors if there are many."""
         return {}
 
     def get_config_dict(self) -> dict:
         """The settings that this objective adds, for model cards and configs."""
         return {}
 
-    def __call__(self, batch: ContrastiveBatch) -> ObjectiveOutput:
+    def __call__(self, batch: ContrastiveBatch, block_size: int | None = None) -> ObjectiveOutput:
+        """
+        The loss, from the whole matrix of anchors and candidates, or in blocks of `block_size` of them: the same
+        number in memory that grows with anchors plus candidates.
+        """
+        if block_size is not None and not self.streams():
+            raise ValueError(
+                f"`{type(self).__name__}` cannot be computed in blocks, since it overrides a seam without "
+                "`get_streamed_options`: set `loss_block_size=None`."
+            )
+        loss = self._plain_loss(batch) if block_size is None else self._streamed_loss(batch, block_size)
+        with torch.no_grad():
+            return ObjectiveOutput(losses={"itc_loss": loss}, metrics=self.get_metrics(batch.sample()))
+
+    def _plain_loss(self, batch: ContrastiveBatch) -> torch.Tensor:
         logits = self.get_logits(batch)
         log_weights = self.get_log_weights(batch)
         targets = self.get_targets(batch)
@@ -138,6 +217,33 @@ class ContrastiveObjective:
             )
             for direction in (0, 1)
         )
-        return ObjectiveOutput(
-            losses={"itc_loss": (image_to_text + text_to_image) / 2}, metrics=self.get_metrics(batch, log_weights)
+        return (image_to_text + text_to_image) / 2
+
+    def _streamed_loss(self, batch: ContrastiveBatch, block_size: int) -> torch.Tensor:
+        anchors = batch.student.anchors
+        return streamed_similarity_regulated_contrastive_loss(
+            anchors.image_embeds,
+            anchors.text_embeds,
+            batch.logit_scale,
+            pair_ids=anchors.pair_ids,
+            candidate_pair_ids=batch.student.candidate_pair_ids,
+            **_candidate_embeds("", batch.student),
+            **self.get_streamed_options(batch),
+            block_size=block_size,
         )
+
+
+def streamed_features(name: str, comparison: Comparison | None) -> dict[str, Any]:
+    """A teacher's or guide's features as the streamed loss takes them; nothing if there is none."""
+    if comparison is None:
+        return {}
+    image_embeds, text_embeds, _ = comparison.anchors
+    own = {f"{name}_image_embeds": image_embeds, f"{name}_text_embeds": text_embeds}
+    return {**own, **_candidate_embeds(f"{name}_", comparison)}
+
+
+def _candidate_embeds(prefix: str, comparison: Comparison) -> dict[str, Any]:
+    return {
+        f"{prefix}candidate_image_embeds": tuple(part.image_embeds for part in comparison.candidates),
+        f"{prefix}candidate_text_embeds": tuple(part.text_embeds for part in comparison.candidates),
+    }

@@ -7,11 +7,7 @@ import torch
 
 from modeling_sacl.loss_sacl import filter_log_weights, log_regulation_weights
 
-from .base import BothDirections, ContrastiveBatch, ContrastiveObjective
-
-
-# More weights than this are sampled for the percentile, whose sort would otherwise cost more than the loss.
-_PERCENTILE_SAMPLE = 65_536
+from .base import BothDirections, ContrastiveBatch, ContrastiveObjective, streamed_features
 
 
 class SaclObjective(ContrastiveObjective):
@@ -50,7 +46,7 @@ class SaclObjective(ContrastiveObjective):
     def get_log_weights(self, batch: ContrastiveBatch) -> BothDirections | None:
         image_to_text, text_to_image = (
             log_regulation_weights(similarity, strength=batch.regulation_strength, negative_mask=~batch.positive_mask)
-            for similarity in batch.similarity()
+            for similarity in batch.similarity
         )
         if self.filter_threshold is None:
             return image_to_text, text_to_image
@@ -59,28 +55,35 @@ class SaclObjective(ContrastiveObjective):
             filter_log_weights(text_to_image, self.filter_threshold),
         )
 
-    @torch.no_grad()
-    def get_metrics(self, batch: ContrastiveBatch, log_weights: BothDirections | None) -> dict[str, torch.Tensor]:
+    def get_streamed_options(self, batch: ContrastiveBatch) -> dict[str, Any]:
+        return {
+            "strength": batch.regulation_strength,
+            "filter_threshold": self.filter_threshold,
+            **streamed_features("similarity", batch.teacher),
+            **streamed_features("guide", batch.guide),
+            "guide_share": batch.guide_share,
+        }
+
+    def get_metrics(self, batch: ContrastiveBatch) -> dict[str, torch.Tensor]:
         """
         Mean, minimum and 5th percentile of the negatives' weights, and the share of negatives removed; NaN, undefined,
         for a batch without a negative.
         """
+        log_weights = self.get_log_weights(batch)
         assert log_weights is not None
         both = torch.stack(log_weights)
         negatives = (~batch.positive_mask).expand_as(both)
         weights = both.exp()
         count = negatives.sum()
-        step = -(-weights.numel() // _PERCENTILE_SAMPLE)
-        sample = torch.where(negatives, weights, torch.nan).flatten()[::step]
         metrics = {
             "regulation_weight_mean": torch.where(negatives, weights, 0.0).sum() / count,
             "regulation_weight_min": torch.where(
                 count > 0, torch.where(negatives, weights, torch.inf).amin(), torch.nan
             ),
-            "regulation_weight_p5": sample.nanquantile(0.05),
+            "regulation_weight_p5": torch.where(negatives, weights, torch.nan).nanquantile(0.05),
             "regulation_strength": torch.tensor(float(batch.regulation_strength)),
         }
-        if batch.guide_similarity is not None:
+        if batch.guide is not None:
             metrics["guide_share"] = torch.tensor(float(batch.guide_share))
         if self.filter_threshold is not None:
             metrics["filtered_negatives"] = ((weights == 0) & negatives).sum() / count
