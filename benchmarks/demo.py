@@ -18,18 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
+from common import RESULTS, processor_name
+
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 SPLITS = ("test_unseen_composition", "test_unseen_concept")
 METRICS = ("text_to_image_recall@10", "image_to_text_recall@10", "text_to_image_recall@1", "text_to_image_ndcg@10")
-
-
-def processor_name() -> str:
-    """The processor as the kernel names it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def run(objective: str, seed: int, folder: Path, jobs: int, options: list[str]) -> dict:

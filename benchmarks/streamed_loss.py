@@ -11,16 +11,12 @@ default sizes about 14 GB of memory. Writes benchmarks/results/streamed_loss.md.
 
 import argparse
 import json
-import platform
-import shlex
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from common import forget_peak, in_process, resident, table, write_results
 from torch.nn.functional import normalize
 
 from modeling_sacl.loss_sacl import (
@@ -32,7 +28,6 @@ from modeling_sacl.loss_sacl import (
 from modeling_sacl.streamed_loss_sacl import DEFAULT_BLOCK_SIZE, streamed_contrastive_loss
 
 
-RESULTS = Path(__file__).parent / "results" / "streamed_loss.md"
 IMPLEMENTATIONS = ("plain", "streamed")
 
 
@@ -77,18 +72,12 @@ def streamed(tensors: list[torch.Tensor], queue: torch.Tensor, strength: float, 
 LOSSES: dict[str, Callable[..., torch.Tensor]] = {"plain": plain, "streamed": streamed}
 
 
-def resident(name: str) -> int:
-    """`VmRSS` or its highest value, `VmHWM`, of this process, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
-
-
 def peak(implementation: str, setting: dict) -> dict:
     """The peak memory of one forward and backward, in this process."""
     tensors, queue = inputs(setting["batch_size"], setting["queue_size"], setting["dim"])
     options = setting["strength"], setting["block_size"]
     LOSSES[implementation](*inputs(64, 0, setting["dim"]), *options).backward()  # what libraries allocate once
-    Path("/proc/self/clear_refs").write_text("5")  # sets the highest value back to the present one
+    forget_peak()
     before = resident("VmRSS")
     LOSSES[implementation](tensors, queue, *options).backward()
     return {"peak": resident("VmHWM") - before}
@@ -114,25 +103,11 @@ def times(setting: dict) -> dict:
     return {"seconds": seconds, "apart": max(apart)}
 
 
-def in_process(*command: str) -> dict:
-    """What this script prints in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, *command], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
-    )
-    return json.loads(done.stdout)
-
-
-def processor_name() -> str:
-    """The processor as the kernel names it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
 def measure(setting: dict) -> list[str]:
     """The cells of a row."""
     given = json.dumps(setting)
-    peaks = [in_process("--peak_of", name, "--setting", given)["peak"] for name in IMPLEMENTATIONS]
-    timed = in_process("--setting", given)
+    peaks = [in_process(__file__, "--peak_of", name, "--setting", given)["peak"] for name in IMPLEMENTATIONS]
+    timed = in_process(__file__, "--setting", given)
     medians = [statistics.median(timed["seconds"][name]) for name in IMPLEMENTATIONS]
     paired = [new / old for old, new in zip(*(timed["seconds"][name] for name in IMPLEMENTATIONS), strict=True)]
     row = [
@@ -174,27 +149,15 @@ def main() -> None:
     head = ["anchors x candidates", "strength", "plain peak", "streamed peak", "ratio"]
     head += ["plain time", "streamed time", "ratio (of each pair)", "difference"]
     lines = [
-        "# The streamed contrastive loss",
-        "",
-        f"`{shlex.join(['python', 'benchmarks/streamed_loss.py', *sys.argv[1:]])}`",
-        "",
         f"Forward and backward of one direction, float32, width {args.dim}, blocks of {args.block_size:,}. Peak: the "
         "highest resident memory less that before the call, in a process of its own; inputs and queue do not count, "
         f"gradients do. Time: the median of {args.repeats} runs, plain and streamed in turn. Difference: the largest "
         "of loss and gradients, relative to the largest number of each. Strength 0 is InfoNCE, for which the plain "
         "loss computes no weights either.",
         "",
-        "| " + " | ".join(head) + " |",
-        "|---" * 2 + "|---:" * (len(head) - 2) + "|",
-        *("| " + " | ".join(row) + " |" for row in rows),
-        "",
-        f"{args.threads} thread{'s' * (args.threads > 1)} of {processor_name()}. Python "
-        f"{platform.python_version()}, torch {torch.__version__}.",
-        "",
+        *table(head, rows, text_columns=2),
     ]
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text("\n".join(lines))
-    print("\n".join(lines))
+    write_results(__file__, "The streamed contrastive loss", lines, args.threads)
 
 
 if __name__ == "__main__":
