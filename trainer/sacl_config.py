@@ -85,6 +85,9 @@ class SaclTrainingArguments(TrainingArguments):
             Weight of the masked language modeling loss; 0 leaves it out. Only for models with that head.
         mlm_probability (`float`, *optional*, defaults to 0.15):
             Share of the tokens that is masked, when [`SaclTrainer`] makes the collator.
+        patch_selection_warmup (`float`, *optional*, defaults to 0.0):
+            Share or steps over which the image tower comes to drop patches, in ten steps from none to what the model's
+            configuration says (`SaclVisionConfig.patch_keep_rate`). Without effect if that keeps all.
         contrastive_chunk_size (`int`, *optional*):
             Gradient caching: batches larger than this run through the model in chunks of this size, twice, while the
             contrast still sees the whole of `per_device_train_batch_size`. The activations of one chunk live at a
@@ -178,6 +181,9 @@ class SaclTrainingArguments(TrainingArguments):
     mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens that is masked."})
 
     # Optimisation.
+    patch_selection_warmup: float = field(
+        default=0.0, metadata={"help": "Share (< 1) or steps over which the image tower comes to drop patches."}
+    )
     contrastive_chunk_size: int | None = field(
         default=None, metadata={"help": "Pairs whose activations live at a time, in batches larger than that."}
     )
@@ -262,6 +268,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "itm_weight": (0, float("inf")),
     "mlm_weight": (0, float("inf")),
     "mlm_probability": (0, 1),
+    "patch_selection_warmup": (0, float("inf")),
     "contrastive_chunk_size": (1, float("inf")),
     "loss_block_size": (1, float("inf")),
     "vision_learning_rate": (0, float("inf")),

@@ -43,6 +43,7 @@ from .checkpoints import (
 )
 from .data import PairCollator, SeededPairs, SeededStream, undecoded, with_pair_ids
 from .distributed import gather, row_counts
+from .embedding import dual_encoder
 from .evaluation import Relevance, evaluate_retrieval
 from .grad_cache import RandomState, split_batch
 from .guide import GUIDE_COLUMNS, Guide, add_guide_features
@@ -262,6 +263,7 @@ class SaclTrainer(Trainer):
             FloatingPointError: if a loss is not finite and `nan_policy` is `"raise"`; the message names the loss and
                 the pairs.
         """
+        self._set_patch_selection()
         teacher_outputs = self._ask_teacher(inputs)
         outputs = self._ask_model(model, inputs, teacher_outputs)
         counts = row_counts(inputs["pair_ids"])
@@ -295,6 +297,7 @@ class SaclTrainer(Trainer):
         The step of [`compute_loss`] with the activations of one chunk at a time. The contrast sees the whole batch;
         matching draws its hard negatives within a chunk.
         """
+        self._set_patch_selection()
         chunks = split_batch(inputs, chunk_size)
         teachers = [self._ask_teacher(chunk) for chunk in chunks]
         random_states, embeddings = [], []
@@ -488,6 +491,14 @@ class SaclTrainer(Trainer):
 
     def _distillation_weight(self) -> float:
         return self.args.distillation_weight * self._ramp(self.args.distillation_warmup)
+
+    def _set_patch_selection(self) -> None:
+        """Has the image towers drop more and more patches; in tenths, since each share is compiled anew."""
+        share = math.floor(10 * self._ramp(self.args.patch_selection_warmup)) / 10
+        for model in (self.model, *(() if self.teacher is None else (self.teacher.model,))):
+            tower = getattr(dual_encoder(model), "vision_model", None)
+            if hasattr(tower, "patch_selection_share"):
+                tower.patch_selection_share = share
 
     # --------------------------------------------------------------------------------------------------- data
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """Losses that are not finite stop the training or cost a step; a sound step never waits for the accelerator."""
 
+import math
 import traceback
 
 import pytest
@@ -182,3 +183,84 @@ class TestDeepSpeed:
         sacl_trainer._check_deepspeed(make_arguments())
         with pytest.raises(ValueError, match=f"DeepSpeed.*{next(iter(option))}"):
             sacl_trainer._check_deepspeed(make_arguments(**option))
+
+
+class TestPrecision:
+    @pytest.mark.parametrize("chunk_size", [None, 2])
+    def test_scaled_gradients_are_the_gradients_scaled(self, make_trainer, batch, chunk_size):
+        """float16 trains with a gradient scaler: every part of the loss has to pass through it."""
+        gradients = []
+        for scale in (1.0, 1024.0):
+            trainer = make_trainer(contrastive_chunk_size=chunk_size, itm_weight=0.0)
+            trainer.current_gradient_accumulation_steps = 1
+            if scale > 1:
+                trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+            trainer.training_step(trainer.model, dict(batch))
+            named = trainer.model.named_parameters()
+            gradients.append({name: p.grad / scale for name, p in named if p.grad is not None})
+        assert gradients[0].keys() == gradients[1].keys()
+        for name, gradient in gradients[0].items():
+            torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    @pytest.mark.parametrize("block_size", [None, 4])
+    def test_a_model_in_half_precision_has_losses_in_float32(self, make_trainer, make_model, batch, dtype, block_size):
+        trainer = make_trainer(make_model().to(dtype), queue_size=20, loss_block_size=block_size)
+        exact = make_trainer(loss_block_size=block_size, itm_weight=0.0)
+        loss = trainer.compute_loss(trainer.model, batch)
+        loss.backward()
+        assert loss.dtype == torch.float32 and loss.isfinite()
+        assert all(p.grad.isfinite().all() for p in trainer.model.parameters() if p.grad is not None)
+        exact.compute_loss(exact.model, batch)
+        itc_loss, expected = (t._metrics["train"]["itc_loss"][-1].item() for t in (trainer, exact))
+        assert itc_loss == pytest.approx(expected, rel=0.05)
+
+    def test_a_teacher_in_bfloat16_keeps_its_weights(self, make_trainer, batch):
+        plain, half = (make_trainer(teacher_bf16=bf16) for bf16 in (False, True))
+        outputs = [trainer._ask_teacher(batch) for trainer in (plain, half)]
+        assert not torch.equal(outputs[0]["image_embeds"].float(), outputs[1]["image_embeds"].float())
+        torch.testing.assert_close(outputs[1]["image_embeds"].float(), outputs[0]["image_embeds"], atol=0.03, rtol=0)
+        half.train()
+        assert {parameter.dtype for parameter in half.teacher.model.parameters()} == {torch.float32}
+
+
+class TestTemperature:
+    @pytest.mark.parametrize("temperature", [0.05, 0.2])
+    def test_at_its_bounds_it_has_its_whole_gradient(self, make_trainer, batch, temperature):
+        """It is the parameter that is kept in its range, not what the loss sees: no gradient dies at the bound."""
+        trainer = make_trainer(min_temperature=0.05, max_temperature=0.2, itm_weight=0.0, mlm_weight=0.0)
+        parameter = trainer.model.sacl.logit_scale
+        losses = {}
+        for shift in (0.0, -1e-3, 1e-3):
+            parameter.data.fill_(-math.log(temperature) + shift)
+            losses[shift] = trainer.compute_loss(trainer.model, batch)
+        losses[0.0].backward()
+        slope = (losses[1e-3] - losses[-1e-3]).item() / 2e-3
+        assert abs(slope) > 0.01
+        assert parameter.grad.item() == pytest.approx(slope, rel=0.02)
+
+
+class TestDegenerateData:
+    @pytest.mark.parametrize("objective", ["sacl", "albef", "sacl_distilled"])
+    def test_captions_that_are_all_the_same_train(self, make_trainer, pairs, objective):
+        same = pairs.remove_columns("caption").add_column("caption", ["a thing"] * len(pairs))
+        trainer = make_trainer(
+            objective=objective, queue_size=20, max_steps=4, trainer_options={"train_dataset": same}
+        )
+        trainer.train()
+        assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+        # Nothing distinguishes the texts, so the images' share of the loss cannot fall under log(candidates).
+        assert trainer.state.log_history[0]["itc_loss"] > 0.5 * math.log(6)
+
+    def test_pairs_that_are_all_one_have_no_negatives(self, make_trainer, pairs):
+        one = pairs.remove_columns("pair_id").add_column("pair_id", [7] * len(pairs))
+        trainer = make_trainer(objective="infonce", max_steps=2, trainer_options={"train_dataset": one})
+        trainer.train()
+        assert trainer.state.log_history[0]["itm_skipped_negatives"] == 12
+        assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+
+    def test_fewer_pairs_than_a_batch(self, make_trainer):
+        trainer = make_trainer(per_device_train_batch_size=64, queue_size=100, max_steps=3)
+        trainer.train()
+        assert len(trainer.queue) == 36
+        assert trainer.state.log_history[0]["itc_loss"] == pytest.approx(math.log(12), rel=0.5)

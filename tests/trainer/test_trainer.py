@@ -1172,3 +1172,57 @@ class TestLossInBlocks:
         trainer.train()
         assert len(trainer.queue) == 2**20
         assert trainer.state.log_history[0]["itc_loss"] > 10  # about log(1,048,582) = 13.9
+
+
+class TestPatchSelection:
+    @pytest.mark.parametrize("guide", ["image", "text"])
+    @pytest.mark.parametrize("chunk_size", [None, 3])
+    def test_drops_more_and_more_patches_and_evaluates_with_all_of_it(
+        self, make_trainer, make_model, without_dropout, pairs, guide, chunk_size
+    ):
+        if guide == "text":  # which has to be as wide as the images
+            without_dropout.vision_config.hidden_size = without_dropout.text_config.hidden_size
+            without_dropout.vision_config.num_attention_heads = without_dropout.text_config.num_attention_heads
+            without_dropout.fusion_encoder_config.encoder_hidden_size = without_dropout.text_config.hidden_size
+        model = make_model()
+        model.set_patch_selection(keep_rate=0.5, layers=[1], guide=guide)
+        trainer = make_trainer(
+            model,
+            patch_selection_warmup=4,
+            max_steps=5,
+            contrastive_chunk_size=chunk_size,
+            eval_strategy="steps",
+            eval_steps=2,
+            trainer_options={"eval_dataset": pairs},
+        )
+        towers = {"model": model.sacl.vision_model, "teacher": trainer.teacher.model.sacl.vision_model}
+        seen = {(role, training): [] for role in towers for training in (True, False)}
+        for role, tower in towers.items():
+            tower.register_forward_hook(
+                lambda tower, given, output, role=role: seen[role, model.training].append(
+                    (tower.patch_selection_share, output.last_hidden_state.shape[1])
+                )
+            )
+        trainer.train()
+        # 16 patches and the class token, of which at last 8 and the fused one stay.
+        tokens = {0.0: 17, 0.2: 17, 0.5: 14, 0.7: 13, 1.0: 10}
+        for role in towers:
+            shares = [share for share, _ in seen[role, True]]
+            assert sorted(set(shares)) == [0.0, 0.2, 0.5, 0.7, 1.0]
+            assert shares == sorted(shares)
+            assert all(length in (tokens[share], 17) for share, length in seen[role, True]), seen[role, True]
+            assert {share for share, _ in seen[role, False]} == {1.0}
+        assert any(length == tokens[0.5] for share, length in seen["model", True] if share == 0.5)
+
+    def test_gradient_caching_changes_nothing(self, make_trainer, make_model):
+        trained = []
+        for chunk_size in (None, 4):
+            model = make_model()
+            model.set_patch_selection(keep_rate=0.5, layers=[1], guide="image")
+            trainer = make_trainer(
+                model, contrastive_chunk_size=chunk_size, itm_weight=0.0, optim="sgd", warmup_steps=0
+            )
+            trainer.train()
+            trained.append(weights(trainer.model))
+        for name, tensor in trained[0].items():
+            torch.testing.assert_close(trained[1][name], tensor, atol=1e-5, rtol=0, msg=name)
