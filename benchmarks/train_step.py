@@ -12,15 +12,17 @@ the pairs, for the negatives and for the masked texts, keys and values of an ima
 calls, the last layer is computed for all tokens, and the masked-language heads of model and teacher are too. The other
 rows are steps of `SaclTrainer`, with one switch changed.
 
-Each measurement is a process of its own, in rounds over all rows, so that the machine's bad minutes hit all alike: the
-median over rounds, and its ratio to the first row with the smallest and largest of a round. FLOPs count forward,
-teacher, backward and what checkpointing and gradient caching compute twice. Peak: the highest resident memory of the
-process less what it had before the model was made, so without libraries; models, optimiser and queue count. Writes
-benchmarks/results/train_step.md. Needs Linux and 12 GB of memory.
+Each measurement is a process of its own. Times come in rounds over all rows, so that the machine's bad minutes hit all
+alike: the median over rounds, and its ratio to the first row with the smallest and largest of a round. FLOPs count
+forward, teacher, backward and what checkpointing and gradient caching compute twice. Peak: the highest resident memory
+of a step less that before the model was made, so without libraries; models, optimiser and queue count. For it alone,
+freed memory is given back at once (MALLOC_MMAP_THRESHOLD_), since what the allocator keeps for later is not in use.
+Writes benchmarks/results/train_step.md. Needs Linux and 12 GB of memory.
 """
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -47,10 +49,7 @@ SETTINGS: dict[str, dict] = {
     "ours, gradient caching by 2": {"objective": "albef", "contrastive_chunk_size": 2},
     "ours, teacher in bfloat16": {"objective": "albef", "teacher_bf16": True},
     "ours, all in bfloat16": {"objective": "albef", "bf16": True},
-    "ours, without queue": {"objective": "albef", "queue_size": 0},
     "ours, without teacher": {"objective": "sacl", "momentum": None},
-    "ours, without matching": {"objective": "albef", "itm_weight": 0.0},
-    "ours, without masked words": {"objective": "albef", "mlm_weight": 0.0},
 }
 
 
@@ -123,13 +122,13 @@ def masked_words(model: SaclForPreTraining, images: torch.Tensor, inputs: dict) 
     return model.mlm_head(fused.last_hidden_state)
 
 
-def make_trainer(name: str, folder: str) -> SaclTrainer:
+def make_trainer(name: str, folder: str, config: SaclConfig) -> SaclTrainer:
     """A trainer in the midst of training: schedules at their end, the queue full."""
     torch.manual_seed(0)
     arguments = {"queue_size": QUEUE, "regulation_warmup": 0, "distillation_warmup": 0, **SETTINGS[name]}
     trainer_class = PublishedTrainer if name == "as published" else SaclTrainer
     trainer = trainer_class(
-        SaclForPreTraining(SaclConfig()),
+        SaclForPreTraining(config),
         SaclTrainingArguments(folder, use_cpu=True, report_to="none", **arguments),
         data_collator=lambda rows: rows,
     )
@@ -137,7 +136,7 @@ def make_trainer(name: str, folder: str) -> SaclTrainer:
         embeds = nn.functional.normalize(torch.randn(2, QUEUE, trainer.model.config.projection_dim), dim=-1)
         trainer.queue.enqueue(*embeds, torch.arange(10**6, 10**6 + QUEUE))
     if trainer.args.activation_checkpointing:
-        trainer.model.gradient_checkpointing_enable()
+        trainer.model.activation_checkpointing_enable()
     trainer.current_gradient_accumulation_steps = 1
     trainer.model, trainer.optimizer = trainer.accelerator.prepare(trainer.model, trainer.create_optimizer())
     return trainer
@@ -154,10 +153,15 @@ def step_of(trainer: SaclTrainer, batch: dict[str, torch.Tensor]) -> Callable[[]
 
 
 def measure(name: str, batch_size: int, steps: int) -> dict:
-    """Seconds of a step, its FLOPs for each pair, and the peak of this process."""
+    """Seconds of a step, its FLOPs for each pair, and the peak of its memory."""
+    size = {"hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 24}
+    tiny = SaclConfig(text_config={**size, "num_hidden_layers": 1}, vision_config=size)
     with tempfile.TemporaryDirectory() as folder:
+        small = make_trainer(name, folder, tiny)
+        step_of(small, make_batch(2, tiny.text_config.vocab_size))()  # what libraries allocate once
+        del small
         before = resident("VmRSS")
-        trainer = make_trainer(name, folder)
+        trainer = make_trainer(name, folder, SaclConfig())
         step = step_of(trainer, make_batch(batch_size, trainer.model.config.text_config.vocab_size))
         with FlopCounterMode(display=False) as counter:
             step()  # not timed: the optimiser makes its state in the first
@@ -172,23 +176,36 @@ def measure(name: str, batch_size: int, steps: int) -> dict:
     return {"seconds": statistics.median(seconds), "peak": peak, "flops": flops}
 
 
-def row(name: str, rounds: list[dict[str, dict]]) -> list[str]:
+def measure_peak(name: str, command: list[str]) -> int:
+    """The peak with an allocator that gives back what is free."""
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**20)
+    try:
+        return in_process(__file__, "--only", name, *command)["peak"]
+    finally:
+        del os.environ["MALLOC_MMAP_THRESHOLD_"]
+
+
+def row(name: str, rounds: list[dict[str, dict]], peaks: dict[str, int]) -> list[str]:
     """The cells of a row: medians over the rounds, and ratios to the first row."""
-    first = next(iter(rounds[0]))
-    cells = [name]
-    for key, unit, digits in (("flops", 1e9, 1), ("seconds", 1, 2), ("peak", 1e9, 2)):
-        values = [measured[name][key] / unit for measured in rounds]
-        ratios = [measured[name][key] / measured[first][key] for measured in rounds]
-        cells += [f"{statistics.median(values):.{digits}f}", f"{statistics.median(ratios):.2f}"]
-        if key == "seconds":
-            cells[-1] += f" ({min(ratios):.2f} to {max(ratios):.2f})"
-    return cells
+    first = next(iter(peaks))
+    seconds = [measured[name]["seconds"] for measured in rounds]
+    ratios = [measured[name]["seconds"] / measured[first]["seconds"] for measured in rounds]
+    flops = [rounds[0][of]["flops"] for of in (name, first)]
+    return [
+        name,
+        f"{flops[0] / 1e9:.1f}",
+        f"{flops[0] / flops[1]:.2f}",
+        f"{statistics.median(seconds):.1f}",
+        f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+        f"{peaks[name] / 1e9:.2f}",
+        f"{peaks[name] / peaks[first]:.2f}",
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=2, help="timed in each process, after one that is not")
+    parser.add_argument("--steps", type=int, default=1, help="timed in each process, after one that is not")
     parser.add_argument("--rounds", type=int, default=3, help="processes for each row")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rows", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="ROW")
@@ -206,12 +223,13 @@ def main() -> None:
         for name in args.rows:
             rounds[-1][name] = in_process(__file__, "--only", name, *shared)
             print(f"round {number + 1}, {name}: {rounds[-1][name]}", flush=True)
+    peaks = {name: measure_peak(name, shared) for name in args.rows}
     head = ["step", "GFLOP / pair", "ratio", "seconds", "ratio", "peak GB", "ratio"]
     lines = [
         f"ALBEF's shapes, batches of {args.batch_size}, float32 where not said otherwise; medians of {args.rounds} "
-        f"processes of {args.steps} steps each. The docstring of the script says what is in a row.",
+        f"processes of {args.steps} timed steps each. The docstring of the script says what is in a row.",
         "",
-        *table(head, [row(name, rounds) for name in args.rows]),
+        *table(head, [row(name, rounds, peaks) for name in args.rows]),
     ]
     write_results(__file__, "One step of training", lines, args.threads)
 

@@ -57,6 +57,11 @@ class DemoArguments(SaclTrainingArguments):
     bf16: bool = field(default=torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported())
     log_level: str = field(default="warning")
 
+    # Patch selection (TRIPS).
+    patch_keep_rate: float = field(default=1.0, metadata={"help": "Share of the patches that selecting layers keep."})
+    patch_selection_guide: str = field(default="image", metadata={"help": "What ranks the patches: image or text."})
+    patch_fusion_token: bool = field(default=True, metadata={"help": "Fuse dropped patches into one token."})
+
 
 def build_processor(image_size: int) -> SaclProcessor:
     """An image processor, and a tokenizer with the word pieces of the emoji texts: nothing is downloaded."""
@@ -138,6 +143,9 @@ def main() -> None:
     train = emoji_pairs("train")
     processor = build_processor(image_size=48)
     model = build_model(processor)
+    model.set_patch_selection(
+        keep_rate=args.patch_keep_rate, guide=args.patch_selection_guide, fusion_token=args.patch_fusion_token
+    )
     print(f"{len(train):,} pairs, {model.num_parameters():,} parameters, objective {args.objective}")
 
     results = {
