@@ -227,7 +227,8 @@ def main() -> None:
     head = ["step", "GFLOP / pair", "ratio", "seconds", "ratio", "peak GB", "ratio"]
     lines = [
         f"ALBEF's shapes, batches of {args.batch_size}, float32 where not said otherwise; medians of {args.rounds} "
-        f"processes with {args.steps} timed step{'s' * (args.steps > 1)} each. The docstring of the script says what is in a row.",
+        f"processes with {args.steps} timed step{'s' * (args.steps > 1)} each. The docstring of the script says what "
+        "is in a row.",
         "",
         *table(head, [row(name, rounds, peaks) for name in args.rows]),
     ]
