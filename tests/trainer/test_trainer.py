@@ -1161,9 +1161,8 @@ class TestLossInBlocks:
         assert losses[1] == pytest.approx(losses[0], abs=1e-5)
         assert "guide_share" in trainer.state.log_history[0]
 
-    @pytest.mark.slow
     def test_trains_beside_a_queue_of_a_million(self, make_trainer):
-        """2 GB of queue, and a matrix of 6 x 1,048,582 that is never held whole: 25 MB for each direction and kind."""
+        """A matrix of 6 x 1,048,582 that is never held whole, in either direction, for weights nor for targets."""
         trainer = make_trainer(
             **{**CONTRAST, "objective": "sacl_distilled", "momentum": 0.9}, queue_size=2**20, loss_block_size=4096
         )
