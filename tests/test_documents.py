@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import trainer
+from modeling_sacl import SaclModel
 
 
 ROOT = Path(__file__).parent.parent
@@ -58,6 +59,7 @@ class TestDocument:
         known = set(inspect.signature(trainer.SaclTrainingArguments).parameters)
         known |= set(inspect.signature(trainer.SaclTrainer).parameters)
         known |= set(inspect.signature(trainer.SaclTrainer.train).parameters) | {"trust_remote_code"}
+        known |= set(inspect.signature(SaclModel.set_patch_selection).parameters)
         for name in re.findall(r"`([a-z_]+)=[^`]*`", document.read_text(encoding="utf-8")):
             assert name in known, name
 
