@@ -3,21 +3,42 @@
 
 import dataclasses
 import difflib
+import shutil
+from pathlib import Path
 
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.models.auto.configuration_auto import AutoConfig
+from transformers.utils import cached_file
 
 
 # Written into every checkpoint, so that each class loads where this package is not installed.
 AUTO_MAP = {
     "AutoConfig": "configuration_sacl.SaclConfig",
     "AutoModel": "modeling_sacl.SaclModel",
-    "AutoModelForPreTraining": "modeling_sacl.SaclForPreTraining",
+    "AutoModelForPreTraining": "pretraining_sacl.SaclForPreTraining",
+    "AutoModelForSequenceClassification": "classification_sacl.SaclForImageTextClassification",
+    "AutoModelForVisualQuestionAnswering": "question_answering_sacl.SaclForQuestionAnswering",
     "AutoModelForZeroShotImageClassification": "modeling_sacl.SaclModel",
     "AutoProcessor": "processing_sacl.SaclProcessor",
 }
+# All that travels with a checkpoint, so that each of its classes can be made of it. Heads that have no Auto class in
+# transformers are had by `get_class_from_dynamic_module`.
+MODULES = (
+    "classification_sacl",
+    "configuration_sacl",
+    "images_and_text_sacl",
+    "loss_sacl",
+    "modeling_sacl",
+    "patch_selection_sacl",
+    "pretraining_sacl",
+    "processing_sacl",
+    "question_answering_sacl",
+    "retrieval_sacl",
+    "streamed_loss_sacl",
+    "warm_start_sacl",
+)
 
 PATCH_SELECTION_GUIDES = ("image", "text")
 
@@ -317,6 +338,8 @@ class SaclConfig(PreTrainedConfig):
             Standard deviation of the initial weights of projections and heads.
         tie_word_embeddings (`bool`, *optional*, defaults to `True`):
             Whether the masked-language head predicts with the text tower's word embeddings.
+        num_answer_decoder_layers (`int`, *optional*):
+            Layers of the decoder of [`SaclForQuestionAnswering`]; as many as the fusion encoder has, if not given.
 
     Example:
 
@@ -347,6 +370,7 @@ class SaclConfig(PreTrainedConfig):
     logit_scale_init_value: int | float = 2.6592600369327783
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
+    num_answer_decoder_layers: int | None = None
 
     def __post_init__(self, **kwargs):
         _reject_unknown_arguments(self, kwargs)
@@ -390,6 +414,8 @@ class SaclConfig(PreTrainedConfig):
     def validate_architecture(self):
         """Towers that do not fit together fail here, not in the first forward. `@strict` repeats this at saving."""
         _check_sizes(self, "projection_dim")
+        if self.num_answer_decoder_layers is not None:
+            _check_sizes(self, "num_answer_decoder_layers")
         if getattr(self.text_config, "is_decoder", False):
             raise ValueError(
                 "The text tower must be an encoder, since its first token stands for the whole text: set "
@@ -417,9 +443,33 @@ class SaclConfig(PreTrainedConfig):
             )
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        """Like [`~PreTrainedConfig.save_pretrained`], with an `auto_map` for every class of the model."""
-        self.auto_map = {**AUTO_MAP}
+        """Like [`~PreTrainedConfig.save_pretrained`], with the code of every class and an `auto_map` that names it."""
+        copied = self._copy_code(Path(save_directory))
+        self.auto_map = {name: place for name, place in AUTO_MAP.items() if place.split(".")[0] in copied}
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def _copy_code(self, folder: Path) -> list[str]:
+        """Copies the modules of the model into a folder; the names of those that were found."""
+        folder.mkdir(parents=True, exist_ok=True)
+        found = []
+        for module in MODULES:
+            file = Path(__file__).with_name(f"{module}.py")
+            if not file.exists() and self.name_or_path:
+                # Of code that came with a checkpoint, only what was asked for is here; the rest is where it came from.
+                fetched = cached_file(
+                    self.name_or_path,
+                    file.name,
+                    _raise_exceptions_for_missing_entries=False,
+                    _raise_exceptions_for_gated_repo=False,
+                    _raise_exceptions_for_connection_errors=False,
+                )
+                file = file if fetched is None else Path(fetched)
+            if file.exists():
+                target = folder / f"{module}.py"
+                if not (target.exists() and target.samefile(file)):
+                    shutil.copyfile(file, target)
+                found.append(module)
+        return found
 
 
 __all__ = ["SaclConfig", "SaclFusionConfig", "SaclVisionConfig"]

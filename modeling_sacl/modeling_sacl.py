@@ -7,7 +7,7 @@ which SACL builds (Jiang et al., ACL 2023, [arXiv 2305.04474](https://huggingfac
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +31,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_sacl import SaclConfig, SaclFusionConfig, SaclVisionConfig
-from .loss_sacl import (
-    contrastive_logits,
-    find_positives,
-    full_precision,
-    log_regulation_weights,
-    similarity_regulated_contrastive_loss,
-)
+from .loss_sacl import contrastive_logits, similarity_regulated_contrastive_loss
 from .patch_selection_sacl import number_to_keep, patch_relevance, select_patches, take_tokens
 from .warm_start_sacl import PretrainedTowers
 
@@ -119,47 +113,6 @@ class SaclOutput(ModelOutput):
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
-@dataclass
-class SaclForPreTrainingOutput(ModelOutput):
-    r"""
-    Output of [`SaclForPreTraining`].
-
-    Args:
-        loss (`torch.Tensor`, scalar, *optional*, returned when `return_loss=True`):
-            The sum of the three losses below.
-        itc_loss (`torch.Tensor`, scalar, *optional*, returned when `return_loss=True`):
-            Similarity-regulated image-text contrastive loss.
-        itm_loss (`torch.Tensor`, scalar, *optional*, returned with `with_itm=True`):
-            Image-text matching loss over the positives and the hard negatives that exist.
-        mlm_loss (`torch.Tensor`, scalar, *optional*, returned when `mlm_labels` are given):
-            Masked language modeling loss over the masked positions.
-        image_embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`):
-            L2-normalised image embeddings.
-        text_embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`):
-            L2-normalised text embeddings.
-        logit_scale (`torch.Tensor`, scalar):
-            The inverse of the temperature.
-        itm_logits (`torch.Tensor` of shape `(3 * batch_size, 2)`, *optional*, returned with `with_itm=True`):
-            Scores of "no match" and "match" for the pairs, then every image with a hard negative text, then every text
-            with a hard negative image.
-        itm_labels (`torch.Tensor` of shape `(3 * batch_size,)`, *optional*, returned with `with_itm=True`):
-            1 for the pairs, 0 for the negatives, -100 where a pair has no negative in the batch.
-        mlm_logits (`torch.Tensor` of shape `(batch_size, masked, vocab_size)`, *optional*, with `mlm_input_ids`):
-            Scores of the vocabulary at `mlm_positions`.
-    """
-
-    loss: torch.Tensor | None = None
-    itc_loss: torch.Tensor | None = None
-    itm_loss: torch.Tensor | None = None
-    mlm_loss: torch.Tensor | None = None
-    image_embeds: torch.Tensor | None = None
-    text_embeds: torch.Tensor | None = None
-    logit_scale: torch.Tensor | None = None
-    itm_logits: torch.Tensor | None = None
-    itm_labels: torch.Tensor | None = None
-    mlm_logits: torch.Tensor | None = None
-
-
 # ---------------------------------------------------------------------------------------------------------- layers
 
 
@@ -182,7 +135,10 @@ def eager_attention_forward(
 
 
 class SaclAttention(nn.Module):
-    """Bidirectional multi-head attention: of the tokens to themselves, or to what `key_value` holds."""
+    """
+    Bidirectional multi-head attention: of the tokens to themselves, or to what `key_value` holds, a row for each or
+    one row for all.
+    """
 
     def __init__(self, config: SaclVisionConfig | SaclFusionConfig, key_value_size: int | None = None):
         super().__init__()
@@ -216,6 +172,11 @@ class SaclAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query = self.project_query(hidden_states)
         key, value = self.project_key_value(hidden_states) if key_value is None else key_value
+        num_rows = len(query)
+        one_for_all = attention_mask is None and len(key) == 1 < num_rows
+        if one_for_all:
+            # The queries of all rows line up as those of one, in place of copies of the keys for each row.
+            query = query.transpose(0, 1).flatten(1, 2)[None]
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -229,6 +190,9 @@ class SaclAttention(nn.Module):
             dropout=self.config.attention_dropout if self.training else 0.0,
             **kwargs,
         )
+        if one_for_all:
+            output = output[0].unflatten(0, (num_rows, -1))
+            attention = attention if attention is None else attention[0].unflatten(1, (num_rows, -1)).transpose(0, 1)
         return self.o_proj(output.flatten(2)), attention
 
 
@@ -353,7 +317,7 @@ class SaclFusionLayer(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        image_hidden_states: torch.Tensor,
+        image_states: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
         image_index: torch.Tensor | None = None,
         output_positions: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -369,15 +333,28 @@ class SaclFusionLayer(GradientCheckpointingLayer):
         attended, _ = self.self_attention(hidden_states, attention_mask, key_value, **kwargs)
         hidden_states = self.self_attention_layer_norm(hidden_states + self.dropout(attended))
 
-        # Projected once per image, however many texts look at it.
-        key, value = self.cross_attention.project_key_value(image_hidden_states)
-        if image_index is not None:
-            # Not by brackets, whose backward adds up what the texts of one image want number by number.
-            key, value = key.index_select(0, image_index), value.index_select(0, image_index)
-        attended, _ = self.cross_attention(hidden_states, None, (key, value), **kwargs)
+        attended = self._look_at_image(hidden_states, image_states, image_index, **kwargs)
         hidden_states = self.cross_attention_layer_norm(hidden_states + self.dropout(attended))
 
         return self.mlp_layer_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
+
+    def project_image(self, image_hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of images, which are the same for every text."""
+        return self.cross_attention.project_key_value(image_hidden_states)
+
+    def _look_at_image(
+        self,
+        hidden_states: torch.Tensor,
+        image_states: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
+        image_index: torch.Tensor | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        # Projected once per image, however many texts look at it.
+        key, value = self.project_image(image_states) if torch.is_tensor(image_states) else image_states
+        if image_index is not None and len(key) > 1:
+            # Not by brackets, whose backward adds up what the texts of one image want number by number.
+            key, value = key.index_select(0, image_index), value.index_select(0, image_index)
+        return self.cross_attention(hidden_states, None, (key, value), **kwargs)[0]
 
 
 # ---------------------------------------------------------------------------------------------------------- towers
@@ -395,6 +372,13 @@ class SaclPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    # Checkpoints are a SaclModel with heads on top; leaving out those of another class is what the user asked for.
+    _keys_to_ignore_on_load_unexpected = [
+        r"^(itm_head|mlm_head|classifier|answer_decoder)\.",
+        r"\.(second_cross_attention|merge)\.",
+    ]
+    # What starts as a copy where a checkpoint does not have it: part of the name of a parameter, that of the original.
+    _starts_as: dict[str, str] = {}
 
     def __init__(self, config, *args, **kwargs):
         config.validate_architecture()  # It may have changed since it was built.
@@ -464,6 +448,22 @@ class SaclPreTrainedModel(PreTrainedModel):
             config.validate_architecture()
 
     @classmethod
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+        model, report = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model._start_copies(report["missing_keys"])
+        return (model, report) if output_loading_info else model
+
+    @torch.no_grad()
+    def _start_copies(self, names: Iterable[str]) -> None:
+        """Gives parameters that were not loaded the values of those they start as, where they have the same shape."""
+        parameters = self.state_dict(keep_vars=True)
+        for name in names:
+            for part, original in self._starts_as.items():
+                source = parameters.get(name.replace(part, original)) if part in name else None
+                if source is not None and source.shape == parameters[name].shape:
+                    parameters[name].copy_(source)
+
+    @classmethod
     def from_vision_text_pretrained(
         cls,
         vision: str | PreTrainedModel,
@@ -519,6 +519,7 @@ class SaclPreTrainedModel(PreTrainedModel):
         )
         model = cls(SaclConfig(**towers.config_options(), **config_kwargs))
         towers.copy_into(model)
+        model._start_copies(model.state_dict())
         return model.eval()
 
 
@@ -708,23 +709,39 @@ class SaclFusionModel(SaclPreTrainedModel):
         self.layers = nn.ModuleList([SaclFusionLayer(config) for _ in range(config.num_hidden_layers)])
         self.post_init()
 
+    def project_images(self, encoder_hidden_states: torch.Tensor) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+        r"""
+        What every layer looks up of images, for those that are to meet texts more than once.
+
+        Args:
+            encoder_hidden_states (`torch.Tensor` of shape `(num_images, num_tokens, encoder_hidden_size)`):
+                Output tokens of the image tower.
+
+        Returns:
+            `tuple`: for each layer keys and values, of shape `(num_images, num_heads, num_tokens, head_dim)`. Of one
+            image at 384 pixels in the shapes of ALBEF they take 21 MB in float32: keep those of few.
+        """
+        return tuple(layer.project_image(encoder_hidden_states) for layer in self.layers)
+
     @merge_with_config_defaults
     @capture_outputs
     def forward(
         self,
         inputs_embeds: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
         output_positions: torch.Tensor | None = None,
+        image_key_values: tuple[tuple[torch.Tensor, torch.Tensor], ...] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithCrossAttentions:
         r"""
         Args:
             inputs_embeds (`torch.Tensor` of shape `(batch_size, length, hidden_size)`):
                 Output tokens of the text tower.
-            encoder_hidden_states (`torch.Tensor` of shape `(num_images, num_tokens, encoder_hidden_size)`):
-                Output tokens of the image tower.
+            encoder_hidden_states (`torch.Tensor`, *optional*):
+                Output tokens of the image tower, of shape `(num_images, num_tokens, encoder_hidden_size)`. Needed
+                unless `image_key_values` are given.
             attention_mask (`torch.Tensor` of shape `(batch_size, length)`, *optional*):
                 1 at the tokens of the text, 0 at padding.
             image_index (`torch.Tensor` of shape `(batch_size,)`, int64, *optional*):
@@ -732,30 +749,36 @@ class SaclFusionModel(SaclPreTrainedModel):
                 per image, so that one image with many texts costs no more than it has to.
             output_positions (`torch.Tensor` of shape `(batch_size, num_positions)`, int64, *optional*):
                 The tokens whose output is wanted; defaults to all. The last layer is computed for them alone.
+            image_key_values (`tuple`, *optional*):
+                Instead of `encoder_hidden_states`, what [`~SaclFusionModel.project_images`] made of them.
 
         Returns:
             [`BaseModelOutputWithCrossAttentions`]: `last_hidden_state` of shape `(batch_size, length, hidden_size)`,
             or `(batch_size, num_positions, hidden_size)`.
         """
         _reject_unknown_arguments(self, kwargs)
-        if image_index is None and len(encoder_hidden_states) != len(inputs_embeds):
+        if (encoder_hidden_states is None) == (image_key_values is None):
+            raise ValueError("Texts look at `encoder_hidden_states` or at `image_key_values`: give one of them.")
+        images = [encoder_hidden_states] * len(self.layers) if image_key_values is None else image_key_values
+        num_images = len(images[0] if image_key_values is None else images[0][0])
+        if image_index is None and num_images != len(inputs_embeds):
             raise ValueError(
-                f"There are {len(inputs_embeds)} texts and {len(encoder_hidden_states)} images: pass `image_index` to "
-                "say which text looks at which image."
+                f"There are {len(inputs_embeds)} texts and {num_images} images: pass `image_index` to say which text "
+                "looks at which image."
             )
         attention_mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask
         )
         hidden_states = inputs_embeds
         *first_layers, last_layer = self.layers
-        for layer in first_layers:
-            hidden_states = layer(hidden_states, attention_mask, encoder_hidden_states, image_index, **kwargs)
+        for layer, image_states in zip(first_layers, images, strict=False):
+            hidden_states = layer(hidden_states, attention_mask, image_states, image_index, **kwargs)
         # Others have masks of their own, that are not cut to some queries: flash attention's, flex attention's.
         inside = self.config._attn_implementation in ("eager", "sdpa")
         hidden_states = last_layer(
             hidden_states,
             attention_mask,
-            encoder_hidden_states,
+            images[-1],
             image_index,
             output_positions if inside else None,
             **kwargs,
@@ -806,8 +829,6 @@ class SaclModel(SaclPreTrainedModel):
     """
 
     _auto_class = "AutoModel"
-    # A pre-training checkpoint is a SaclModel with heads on top; leaving them out is what the user asked for.
-    _keys_to_ignore_on_load_unexpected = [r"^itm_head\.", r"^mlm_head\."]
 
     def __init__(self, config: SaclConfig):
         super().__init__(config)
@@ -925,6 +946,7 @@ class SaclModel(SaclPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
         output_positions: torch.Tensor | None = None,
+        image_key_values: tuple[tuple[torch.Tensor, torch.Tensor], ...] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithCrossAttentions:
         r"""
@@ -942,6 +964,8 @@ class SaclModel(SaclPreTrainedModel):
                 The image of each text; defaults to text i and image i.
             output_positions (`torch.Tensor` of shape `(batch_size, num_positions)`, int64, *optional*):
                 The tokens whose output is wanted; defaults to all.
+            image_key_values (`tuple`, *optional*):
+                What [`~SaclModel.project_images`] made of `vision_outputs`, for images that meet many texts.
 
         Returns:
             [`BaseModelOutputWithCrossAttentions`]: `last_hidden_state` of shape `(batch_size, length, hidden_size)`,
@@ -964,16 +988,33 @@ class SaclModel(SaclPreTrainedModel):
                 shared_states=vision_outputs.shared_states,
                 return_dict=True,
             )
-            image_index = None
+            image_index = image_key_values = None
         return self.fusion_model(
             text_tokens,
-            vision_outputs.last_hidden_state,
+            vision_outputs.last_hidden_state if image_key_values is None else None,
             attention_mask=attention_mask,
             image_index=image_index,
             output_positions=output_positions,
+            image_key_values=image_key_values,
             return_dict=True,
             **kwargs,
         )
+
+    def project_images(self, vision_outputs: SaclVisionOutput) -> tuple[tuple[torch.Tensor, torch.Tensor], ...] | None:
+        r"""
+        What the layers of the fusion encoder look up of images, computed once for all texts to come.
+
+        Args:
+            vision_outputs ([`SaclVisionOutput`]):
+                Output of [`~SaclModel.get_image_features`].
+
+        Returns:
+            `tuple`: the `image_key_values` of [`~SaclModel.fuse`]; `None` where each text chooses its own patches, so
+            that nothing can be computed before.
+        """
+        if vision_outputs.shared_states is not None:
+            return None
+        return self.fusion_model.project_images(vision_outputs.last_hidden_state)
 
     @can_return_tuple
     def forward(
@@ -1034,243 +1075,11 @@ class SaclModel(SaclPreTrainedModel):
         )
 
 
-# ----------------------------------------------------------------------------------------------------------- heads
-
-
-def sample_hard_negatives(
-    logits: torch.Tensor, positive_mask: torch.Tensor, log_weights: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    r"""
-    Draws one hard negative for every anchor: a candidate that is not a positive, with the probability that the
-    contrastive softmax gives it (ALBEF, section 3.2), so that the most confusing are drawn most often.
-
-    Args:
-        logits (`torch.Tensor` of shape `(num_anchors, num_candidates)`):
-            Scaled cosines.
-        positive_mask (`torch.Tensor` of shape `(num_anchors, num_candidates)`, bool):
-            Candidates that must never be drawn: they carry the anchor's own pair id.
-        log_weights (`torch.Tensor` of shape `(num_anchors, num_candidates)`, *optional*):
-            Regulation of the draw. A false negative is confusing *because* it matches; weighted down by its
-            similarity, it is not labelled "no match" either.
-
-    Returns:
-        Two `torch.Tensor` of shape `(num_anchors,)`: the index drawn (int64), and whether the anchor has a negative at
-        all (bool). Where it has none, the index means nothing but is in range; where the logits are not finite, any
-        negative is drawn.
-    """
-    scores = logits.detach().float()
-    if log_weights is not None:
-        scores = scores + log_weights
-    has_negative = ~positive_mask.all(dim=-1)
-    probabilities = scores.masked_fill(positive_mask, -torch.inf).softmax(dim=-1)
-    # `multinomial` fails on a row of NaN, which is what the softmax makes of no negative and of logits not finite.
-    evenly = (~positive_mask | ~has_negative[:, None]).to(probabilities.dtype)
-    probabilities = torch.where(probabilities.isfinite().all(dim=-1, keepdim=True), probabilities, evenly)
-    return probabilities.multinomial(1).squeeze(1), has_negative
-
-
-class SaclMaskedLanguageHead(nn.Module):
-    """BERT's prediction head: a transform, then the word embeddings as output layer."""
-
-    def __init__(self, config: SaclConfig, embedding_size: int):
-        super().__init__()
-        fusion_config = config.fusion_encoder_config
-        self.dense = nn.Linear(fusion_config.hidden_size, embedding_size)
-        self.activation_fn = ACT2FN[fusion_config.hidden_act]
-        self.layer_norm = nn.LayerNorm(embedding_size, eps=fusion_config.layer_norm_eps)
-        self.decoder = nn.Linear(embedding_size, config.text_config.vocab_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.decoder(self.layer_norm(self.activation_fn(self.dense(hidden_states))))
-
-
-class SaclForPreTraining(SaclPreTrainedModel):
-    r"""
-    SACL with the heads of pre-training: image-text contrast (ITC), image-text matching (ITM) on hard negatives from
-    the batch, and masked language modeling (MLM) with the image in view. ITM and MLM share one pass through the
-    fusion encoder, and the MLM head runs on the masked positions only.
-
-    [`SaclTrainer`] adds what lives beside the model: momentum teacher, queue, schedules. With `return_loss=True` the
-    model also trains alone, under the stock [`Trainer`].
-
-    Args:
-        config ([`SaclConfig`]).
-    """
-
-    _auto_class = "AutoModelForPreTraining"
-
-    def __init__(self, config: SaclConfig):
-        super().__init__(config)
-        self.sacl = SaclModel(config)
-        self.itm_head = nn.Linear(config.fusion_encoder_config.hidden_size, 2)
-        word_embeddings = self.get_input_embeddings()
-        self.mlm_head = SaclMaskedLanguageHead(config, embedding_size=word_embeddings.embedding_dim)
-        # Where the word embeddings are depends on the text tower's family.
-        name = next(name for name, module in self.named_modules() if module is word_embeddings)
-        self._tied_weights_keys = {"mlm_head.decoder.weight": f"{name}.weight"}
-        if config.tie_word_embeddings:
-            self._keys_to_ignore_on_save = set(self._tied_weights_keys)
-        self.post_init()
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.mlm_head.decoder
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        self.mlm_head.decoder = new_embeddings
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        pixel_values: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        pair_ids: torch.Tensor | None = None,
-        mlm_input_ids: torch.Tensor | None = None,
-        mlm_positions: torch.Tensor | None = None,
-        mlm_labels: torch.Tensor | None = None,
-        with_itm: bool = True,
-        hard_negative_strength: float = 0.0,
-        hard_negative_similarity: torch.Tensor | None = None,
-        return_loss: bool | None = None,
-        interpolate_pos_encoding: bool = False,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> SaclForPreTrainingOutput:
-        r"""
-        Args:
-            input_ids (`torch.Tensor` of shape `(batch_size, length)`, int64):
-                Text i belongs to image i.
-            pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`).
-            attention_mask (`torch.Tensor` of shape `(batch_size, length)`, *optional*).
-            pair_ids (`torch.Tensor` of shape `(batch_size,)`, int64, *optional*):
-                Rows with equal ids are positives of one another, never negatives. Defaults to every row its own pair.
-            mlm_input_ids (`torch.Tensor` of shape `(batch_size, length)`, int64, *optional*):
-                A masked copy of `input_ids`. Without it there is no MLM.
-            mlm_positions (`torch.Tensor` of shape `(batch_size, masked)`, int64, *optional*):
-                The positions to predict; rows with fewer are padded with any position.
-            mlm_labels (`torch.Tensor` of shape `(batch_size, masked)`, int64, *optional*):
-                The original tokens at `mlm_positions`; -100 where padded.
-            with_itm (`bool`, *optional*, defaults to `True`):
-                Whether to compute ITM.
-            hard_negative_strength (`float`, *optional*, defaults to 0.0):
-                Regulation of the hard negatives' draw: at 0 they are drawn as in ALBEF, above it those that resemble
-                the anchor are drawn less.
-            hard_negative_similarity (`torch.Tensor` of shape `(batch_size, batch_size)`, *optional*):
-                Cosines of images with texts that regulate the draw; defaults to the model's own.
-            return_loss (`bool`, *optional*):
-                Whether to return the contrastive loss and the sum of all losses.
-            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
-                Whether images of another size than the configured one are accepted.
-
-        Returns:
-            [`SaclForPreTrainingOutput`]
-        """
-        _reject_unknown_arguments(self, kwargs)
-        if len(input_ids) != len(pixel_values):
-            raise ValueError(
-                f"Text i belongs to image i, but there are {len(input_ids)} texts and {len(pixel_values)} images."
-            )
-        if (mlm_input_ids is None) != (mlm_positions is None) or (mlm_labels is not None and mlm_input_ids is None):
-            raise ValueError(
-                "Masked language modeling needs `mlm_input_ids` and `mlm_positions`, and for its loss `mlm_labels`: "
-                "give the first two together or none of the three."
-            )
-        vision_outputs = self.sacl.get_image_features(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
-        text_outputs = self.sacl.get_text_features(input_ids, attention_mask=attention_mask)
-        outputs = SaclForPreTrainingOutput(
-            image_embeds=nn.functional.normalize(vision_outputs.pooler_output, dim=-1),
-            text_embeds=nn.functional.normalize(text_outputs.pooler_output, dim=-1),
-            logit_scale=self.sacl.logit_scale.exp(),
-        )
-
-        batch = torch.arange(len(input_ids), device=input_ids.device)
-        # Rows of one pass through the fusion encoder: texts, their images, masks, and the tokens to read at the end.
-        text_rows, image_rows, mask_rows, positions = [], [], [], []
-        num_masked = 0 if mlm_input_ids is None else mlm_positions.shape[1]
-        width = max(1, num_masked)
-        if with_itm:
-            positive_mask = find_positives(batch if pair_ids is None else pair_ids)
-            text_index, image_index, outputs.itm_labels = self._match_with_hard_negatives(
-                outputs, positive_mask, hard_negative_strength, hard_negative_similarity
-            )
-            text_rows.append(text_outputs.last_hidden_state[text_index])
-            image_rows.append(image_index)
-            mask_rows.append(None if attention_mask is None else attention_mask[text_index])
-            positions.append(batch.new_zeros(len(text_index), width))
-        if mlm_input_ids is not None:
-            masked_outputs = self.sacl.get_text_features(mlm_input_ids, attention_mask=attention_mask)
-            text_rows.append(masked_outputs.last_hidden_state)
-            image_rows.append(batch)
-            mask_rows.append(attention_mask)
-            positions.append(nn.functional.pad(mlm_positions, (0, width - num_masked)))
-        if text_rows:
-            fused = self.sacl.fuse(
-                torch.cat(text_rows),
-                vision_outputs,
-                attention_mask=None if attention_mask is None else torch.cat(mask_rows),
-                image_index=torch.cat(image_rows),
-                output_positions=torch.cat(positions),
-                return_dict=True,
-                **kwargs,
-            ).last_hidden_state
-        if with_itm:
-            outputs.itm_logits = full_precision(self.itm_head(fused[: len(outputs.itm_labels), 0]))
-            outputs.itm_loss = nn.functional.cross_entropy(outputs.itm_logits, outputs.itm_labels)
-        if mlm_input_ids is not None:
-            outputs.mlm_logits = full_precision(self.mlm_head(fused[-len(batch) :, :num_masked]))
-            if mlm_labels is not None:
-                losses = nn.functional.cross_entropy(
-                    outputs.mlm_logits.flatten(0, 1), mlm_labels.flatten(), reduction="sum"
-                )
-                outputs.mlm_loss = losses / (mlm_labels != -100).sum().clamp(min=1)
-        if return_loss:
-            outputs.itc_loss = similarity_regulated_contrastive_loss(
-                outputs.image_embeds, outputs.text_embeds, outputs.logit_scale, pair_ids=pair_ids
-            )
-            parts = (outputs.itc_loss, outputs.itm_loss, outputs.mlm_loss)
-            outputs.loss = torch.stack([part for part in parts if part is not None]).sum()
-        return outputs
-
-    def _match_with_hard_negatives(
-        self,
-        outputs: SaclForPreTrainingOutput,
-        positive_mask: torch.Tensor,
-        strength: float,
-        similarity: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Texts and images to match, and labels: the pairs, then images with wrong texts, texts with wrong images."""
-        logits = contrastive_logits(
-            outputs.image_embeds.detach(), outputs.text_embeds.detach(), outputs.logit_scale.detach()
-        )
-        if similarity is not None and similarity.shape != logits.shape:
-            raise ValueError(
-                f"`hard_negative_similarity` must have the shape (batch_size, batch_size) = {tuple(logits.shape)}, "
-                f"got {tuple(similarity.shape)}."
-            )
-        cosines = logits / outputs.logit_scale.detach() if similarity is None else similarity
-        negative_texts, image_has_negative = sample_hard_negatives(
-            logits,
-            positive_mask,
-            log_regulation_weights(cosines, strength=strength, negative_mask=~positive_mask),
-        )
-        negative_images, text_has_negative = sample_hard_negatives(
-            logits.T,
-            positive_mask.T,
-            log_regulation_weights(cosines.T, strength=strength, negative_mask=~positive_mask.T),
-        )
-        batch = torch.arange(len(logits), device=logits.device)
-        has_negative = torch.cat([image_has_negative, text_has_negative])
-        labels = torch.cat([torch.ones_like(batch), torch.where(has_negative, 0, -100)])
-        return torch.cat([batch, negative_texts, batch]), torch.cat([batch, batch, negative_images]), labels
-
-
 __all__ = [
-    "SaclForPreTraining",
-    "SaclForPreTrainingOutput",
     "SaclFusionModel",
     "SaclModel",
     "SaclOutput",
     "SaclPreTrainedModel",
     "SaclVisionModel",
     "SaclVisionOutput",
-    "sample_hard_negatives",
 ]

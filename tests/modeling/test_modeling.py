@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, normalize
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-import modeling_sacl.modeling_sacl as modeling
+import modeling_sacl.retrieval_sacl as retrieval
 from modeling_sacl import (
     SaclConfig,
     SaclForPreTraining,
@@ -25,7 +25,7 @@ from modeling_sacl import (
     similarity_regulated_contrastive_loss,
 )
 from modeling_sacl.loss_sacl import find_positives, log_regulation_weights
-from modeling_sacl.modeling_sacl import sample_hard_negatives
+from modeling_sacl.retrieval_sacl import sample_hard_negatives
 
 from .common import (
     CPU_BACKENDS,
@@ -455,7 +455,7 @@ class TestSaclForPreTraining(TextTowerTests, ModelTests):
             drawn.append(result[0])
             return result
 
-        monkeypatch.setattr(modeling, "sample_hard_negatives", recorded)
+        monkeypatch.setattr(retrieval, "sample_hard_negatives", recorded)
         return drawn
 
     # ---------------------------------------------------------------------------------------------------- matching
