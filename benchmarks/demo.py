@@ -26,12 +26,12 @@ SPLITS = ("test_unseen_composition", "test_unseen_concept")
 METRICS = ("text_to_image_recall@10", "image_to_text_recall@10", "text_to_image_recall@1", "text_to_image_ndcg@10")
 
 
-def run(objective: str, seed: int, folder: Path, jobs: int, options: list[str]) -> dict:
-    """The metrics of one run, from its folder if it is there."""
-    output_dir = folder / f"{objective}-{seed}"
+def run(name: str, seed: int, folder: Path, jobs: int, options: list[str]) -> dict:
+    """The metrics of one run of the demonstration with these options, from its folder if it is there."""
+    output_dir = folder / f"{name}-{seed}"
     if not (output_dir / "metrics.json").exists():
         command = [sys.executable, str(ROOT / "examples" / "demo.py"), "--output_dir", str(output_dir)]
-        command += ["--objective", objective, "--seed", str(seed), *options]
+        command += ["--seed", str(seed), *options]
         print("$", " ".join(command), flush=True)
         threads = max(1, (os.cpu_count() or 1) // jobs)
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)}
@@ -67,7 +67,10 @@ def main() -> None:
 
     with ThreadPoolExecutor(args.jobs) as pool:
         pending = {
-            objective: [pool.submit(run, objective, seed, args.output_dir, args.jobs, options) for seed in args.seeds]
+            objective: [
+                pool.submit(run, objective, seed, args.output_dir, args.jobs, ["--objective", objective, *options])
+                for seed in args.seeds
+            ]
             for objective in args.objectives
         }
         runs = {objective: [future.result() for future in futures] for objective, futures in pending.items()}

@@ -157,7 +157,7 @@ class SaclTrainer(Trainer):
             model = _with_adapters(model, peft_config)
         base_model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._forward_arguments = set(inspect.signature(base_model.forward).parameters)
-        self._has_fusion = "mlm_input_ids" in self._forward_arguments
+        self._has_fusion = "with_itm" in self._forward_arguments
         check_cacheable(args, self._forward_arguments)
         lock_towers(model, vision=args.lock_vision, text=args.lock_text)
         if processing_class is None:
@@ -236,7 +236,8 @@ class SaclTrainer(Trainer):
 
     def _prepare_for_slicing(self) -> set[str]:
         """Scalars get a dimension; what no loss trains is frozen, since a sharded optimiser resumes all or nothing."""
-        fusion = ("fusion_model",) if self.args.itm_weight == self.args.mlm_weight == 0 or not self._has_fusion else ()
+        matches = self._has_fusion and self.args.itm_weight > 0
+        fusion = () if matches or self._masks_text(self.args) else ("fusion_model",)
         heads = [head for head in ("itm", "mlm") if getattr(self.args, f"{head}_weight") == 0]
         untrained = {"logit_bias", *fusion, *(f"{head}_head" for head in heads)}
         for name, parameter in self.model.named_parameters():
@@ -245,7 +246,7 @@ class SaclTrainer(Trainer):
         return make_sliceable(self.model)
 
     def _masks_text(self, args: SaclTrainingArguments) -> bool:
-        return self._has_fusion and args.mlm_weight > 0
+        return "mlm_input_ids" in self._forward_arguments and args.mlm_weight > 0
 
     # ------------------------------------------------------------------------------------------------ one step
 

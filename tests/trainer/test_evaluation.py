@@ -760,9 +760,10 @@ class TestEmbedPairs:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             self.embed(rows, model=model, processor=processor)
         assert model.modes == [(False, True, False), (False, True, True)]
-        for tensor in embeddings:
+        for tensor in embeddings[:-1]:
             assert not tensor.is_inference() and not tensor.requires_grad
         embeddings.image_embeds.mul_(1.0)  # an ordinary tensor
+        assert embeddings.texts == ("a cat",)
 
     @pytest.mark.parametrize("dtype, expected", [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
     def test_follows_the_dtype_of_the_model(self, processor, dtype, expected):

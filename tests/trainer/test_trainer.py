@@ -21,12 +21,13 @@ from transformers import (
     CLIPImageProcessor,
     CLIPModel,
     CLIPProcessor,
+    Trainer,
     TrainerCallback,
     TrainingArguments,
     set_seed,
 )
 
-from modeling_sacl import SaclForPreTraining, SaclModel, SaclProcessor
+from modeling_sacl import SaclForImageTextRetrieval, SaclForPreTraining, SaclModel, SaclProcessor
 from trainer import OBJECTIVES, PairCollator, SaclTrainer, evaluate_retrieval
 
 
@@ -1225,3 +1226,59 @@ class TestPatchSelection:
             trained.append(weights(trainer.model))
         for name, tensor in trained[0].items():
             torch.testing.assert_close(trained[1][name], tensor, atol=1e-5, rtol=0, msg=name)
+
+
+class TestRetrievalHead:
+    """`SaclForImageTextRetrieval`: contrast and matching, no words to predict."""
+
+    @pytest.fixture
+    def model(self, make_model):
+        return make_model(SaclForImageTextRetrieval)
+
+    def test_fine_tunes_with_its_own_similarity(self, make_trainer, model):
+        trainer = make_trainer(model, momentum=None, regulation_warmup=0.0, max_steps=3)
+        before = weights(model)
+        trainer.train()
+        log = step_logs(trainer)[0]
+        assert {"itc_loss", "itm_loss", "itm_accuracy"} <= set(log) and "mlm_loss" not in log
+        assert log["loss"] == pytest.approx(log["itc_loss"] + log["itm_loss"], rel=1e-4)
+        unchanged = {name for name, value in weights(model).items() if torch.equal(value, before[name])}
+        assert unchanged == set()
+
+    def test_words_are_not_masked_for_nothing(self, make_trainer, model, tiny_processor):
+        trainer = make_trainer(model, trainer_options={"data_collator": None}, momentum=None)
+        assert not any(name.startswith("mlm_") for name in next(iter(trainer.get_train_dataloader())))
+
+    def test_contrast_and_matching_are_those_of_pre_training(self, make_trainer, make_model, model):
+        pretrained = make_model(SaclForPreTraining)
+        model.load_state_dict(pretrained.state_dict(), strict=False)
+        logs = []
+        for trained in (pretrained, model):
+            set_seed(0)
+            trainer = make_trainer(trained, mlm_weight=0.0, max_steps=2)
+            trainer.train()
+            logs.append([{name: log[name] for name in ("itc_loss", "itm_loss", "loss")} for log in step_logs(trainer)])
+        for ours, theirs in zip(*logs, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-5)
+
+    def test_trains_under_the_stock_trainer(self, model, tiny_processor, pairs, tmp_path):
+        collator = PairCollator(tiny_processor, mlm_probability=0.0)
+        arguments = TrainingArguments(
+            str(tmp_path), max_steps=8, per_device_train_batch_size=12, learning_rate=3e-4, logging_steps=1,
+            save_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False, use_cpu=True,
+        )  # fmt: skip
+        with torch.no_grad():
+            expected = model(**collator(list(pairs)), return_loss=True)
+        before = weights(model)
+        trainer = Trainer(
+            model,
+            arguments,
+            train_dataset=pairs,
+            data_collator=lambda rows: {**collator(rows), "return_loss": True},
+        )
+        trainer.train()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        # The batch is the whole data set: only the draw of hard negatives differs.
+        assert losses[0] == pytest.approx(expected.loss.item(), abs=0.1)
+        assert losses[-1] < losses[0]
+        assert all(not torch.equal(value, before[name]) for name, value in weights(model).items())
