@@ -14,16 +14,17 @@ from pathlib import Path
 
 import torch
 from emoji import EmojiRelevance, emoji_pairs
-from search import ImageSearch
 from transformers import BertTokenizer, BlipImageProcessor, HfArgumentParser, logging, set_seed
 
 from hub_cards import plot_retrieval_grid, plot_training_curves
 from modeling_sacl import SaclConfig, SaclForPreTraining, SaclProcessor
 from trainer import (
     PairCollator,
+    SaclSearcher,
     SaclTrainer,
     SaclTrainingArguments,
     chance_retrieval_metrics,
+    embed_dataset,
     embed_pairs,
     evaluate_retrieval,
 )
@@ -57,6 +58,8 @@ class DemoArguments(SaclTrainingArguments):
     bf16: bool = field(default=torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported())
     log_level: str = field(default="warning")
 
+    patch_size: int = field(default=12, metadata={"help": "Pixels along the side of a patch; images have 48."})
+
     # Patch selection (TRIPS).
     patch_keep_rate: float = field(default=1.0, metadata={"help": "Share of the patches that selecting layers keep."})
     patch_selection_guide: str = field(default="image", metadata={"help": "What ranks the patches: image or text."})
@@ -71,7 +74,7 @@ def build_processor(image_size: int) -> SaclProcessor:
     return SaclProcessor(image_processor, tokenizer)
 
 
-def build_model(processor: SaclProcessor) -> SaclForPreTraining:
+def build_model(processor: SaclProcessor, patch_size: int = 12) -> SaclForPreTraining:
     """A SACL model of 2 million parameters."""
     # BERT's initial weights, of deviation 0.02, are made for 768 dimensions; in 128 they carry next to no signal.
     width = {
@@ -92,7 +95,7 @@ def build_model(processor: SaclProcessor) -> SaclForPreTraining:
         },
         vision_config={
             "image_size": processor.image_processor.size["height"],
-            "patch_size": 12,
+            "patch_size": patch_size,
             "num_hidden_layers": 4,
             **width,
         },
@@ -142,7 +145,7 @@ def main() -> None:
 
     train = emoji_pairs("train")
     processor = build_processor(image_size=48)
-    model = build_model(processor)
+    model = build_model(processor, args.patch_size)
     model.set_patch_selection(
         keep_rate=args.patch_keep_rate, guide=args.patch_selection_guide, fusion_token=args.patch_fusion_token
     )
@@ -166,9 +169,10 @@ def main() -> None:
     results["trained"] = evaluate_splits(model, processor)
 
     report = {"seed": args.seed, "objective": args.objective, "train": outcome.metrics, **results}
+    report["validation"] = trainer.evaluate()
     (output_dir / "metrics.json").write_text(json.dumps(report, indent=2))
     plot_training_curves(trainer.state.log_history, output_dir / "curves.png")
-    searches = {split: ImageSearch(model.sacl, processor, emoji_pairs(split)) for split in TEST_SPLITS}
+    searches = {split: searcher_of(model, processor, split, output_dir / "embeddings") for split in TEST_SPLITS}
     for split, search in searches.items():
         draw_found(search, split, output_dir / f"found_{split}.png")
 
@@ -186,29 +190,34 @@ def main() -> None:
         print(f'Ask it yourself: python examples/search.py --model {output_dir}/model --query "a yellow face"')
 
 
-def draw_found(search: ImageSearch, split: str, path: Path, num_queries: int = 8) -> None:
+def searcher_of(model: SaclForPreTraining, processor: SaclProcessor, split: str, cache_dir: Path) -> SaclSearcher:
+    embedded = embed_dataset(model, emoji_pairs(split), processor, cache_dir=cache_dir, show_progress=False)
+    return SaclSearcher(model, processor, embedded)
+
+
+def draw_found(search: SaclSearcher, split: str, path: Path, num_queries: int = 8) -> None:
     """Draws what some texts of the split find, not chosen but evenly spaced, and how relevant each image is."""
     rows = list({caption: row for row, caption in enumerate(search.dataset["caption"])}.values())
     rows = rows[:: len(rows) // num_queries][:num_queries]
     queries = [search.dataset[row]["caption"] for row in rows]
-    found = [search(query) for query in queries]
+    found = search.search_images(queries)
     relevance = EmojiRelevance(search.dataset)
     grades = [
         relevance(torch.tensor([image for image, _ in results]), torch.tensor([row]))[:, 0].tolist()
         for row, results in zip(rows, found, strict=True)
     ]
-    images = [search.images(results) for results in found]
+    images = [[row["image"] for row in search.rows(results)] for results in found]
     title = f"What eight texts find in {split} (green: right, amber: related)"
     plot_retrieval_grid(queries, images, path, grades=grades, title=title)
 
 
-def answer_queries(search: ImageSearch, path: Path) -> None:
+def answer_queries(search: SaclSearcher, path: Path) -> None:
     """Asks for texts until an empty line, and shows what each finds."""
     while query := input("What are you looking for? (Enter alone ends) ").strip():
-        found = search(query)
+        found = search.search_images(query)
         for row, cosine in found:
             print(f"  {cosine:.3f}  {search.dataset[row]['caption']}")
-        plot_retrieval_grid([query], [search.images(found)], path)
+        plot_retrieval_grid([query], [[row["image"] for row in search.rows(found)]], path)
         print(f"  The images are in {path}")
 
 

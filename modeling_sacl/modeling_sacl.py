@@ -234,6 +234,13 @@ class SaclVisionEmbeddings(nn.Module):
         grid = nn.functional.interpolate(grid.float(), size=(height, width), mode="bicubic", align_corners=False)
         return torch.cat([class_position, grid.flatten(2).transpose(1, 2).to(class_position.dtype)], dim=1)
 
+    @torch.no_grad()
+    def resize_positions(self, grid_size: int) -> None:
+        """Resamples the learned positions to a square grid of `grid_size` patches a side."""
+        trained = self.position_embedding.requires_grad
+        self.position_embedding = nn.Parameter(self.interpolate_positions(grid_size, grid_size).clone(), trained)
+        self.grid_size = grid_size
+
     def forward(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
         _, channels, height, width = pixel_values.shape
         size, patch_size = self.config.image_size, self.config.patch_size
@@ -446,6 +453,36 @@ class SaclPreTrainedModel(PreTrainedModel):
                     setattr(vision_config, name, value)
             vision_config.validate_architecture()
             config.validate_architecture()
+
+    def set_image_size(self, image_size: int) -> None:
+        r"""
+        Prepares the image tower for images of another size: its learned positions are resampled (bicubic), as ALBEF
+        and SACL do between pre-training at 256 pixels and fine-tuning at 384. It is written into the configuration,
+        and so into what is saved; the image processor's size is to be changed too.
+
+        Args:
+            image_size (`int`):
+                Height and width of the images in pixels, a multiple of the patch size.
+
+        Raises:
+            TypeError: if the model has no image tower.
+            ValueError: for a size that [`SaclVisionConfig`] refuses; the model stays as it was.
+
+        Example:
+
+        ```python
+        >>> model.set_image_size(384)
+        >>> processor.image_processor.size = {"height": 384, "width": 384}
+        ```
+        """
+        embeddings = next((module for module in self.modules() if isinstance(module, SaclVisionEmbeddings)), None)
+        if embeddings is None:
+            raise TypeError(f"`{type(self).__name__}` has no image tower, so no images to resize.")
+        # First on a copy, so that an error leaves nothing half done.
+        for config in (copy.deepcopy(embeddings.config), embeddings.config):
+            config.image_size = image_size
+            config.validate_architecture()
+        embeddings.resize_positions(image_size // embeddings.config.patch_size)
 
     @classmethod
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):

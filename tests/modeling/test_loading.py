@@ -17,6 +17,8 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    AutoModelForVisualQuestionAnswering,
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
     AutoTokenizer,
@@ -28,7 +30,11 @@ from transformers.testing_utils import CaptureLogger
 import modeling_sacl
 from modeling_sacl import (
     SaclConfig,
+    SaclForImagesAndTextClassification,
+    SaclForImageTextClassification,
+    SaclForImageTextRetrieval,
     SaclForPreTraining,
+    SaclForQuestionAnswering,
     SaclFusionModel,
     SaclModel,
     SaclProcessor,
@@ -39,6 +45,12 @@ from .common import assert_same, build, random_masked_batch, stir
 
 
 LABELS = ["red bus", "dog", "blue house"]
+HEADS = (
+    SaclForImageTextClassification,
+    SaclForQuestionAnswering,
+    SaclForImageTextRetrieval,
+    SaclForImagesAndTextClassification,
+)
 
 
 @pytest.fixture
@@ -81,6 +93,8 @@ class TestAutoClasses:
         [
             (AutoModel, SaclModel),
             (AutoModelForPreTraining, SaclForPreTraining),
+            (AutoModelForSequenceClassification, SaclForImageTextClassification),
+            (AutoModelForVisualQuestionAnswering, SaclForQuestionAnswering),
             (AutoModelForZeroShotImageClassification, SaclModel),
         ],
     )
@@ -249,7 +263,7 @@ from transformers import (
     AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForZeroShotImageClassification, AutoProcessor, pipeline,
 )
 
-folder, answers = sys.argv[1:]
+folder, heads, answers = sys.argv[1:]
 report = {"refused": {}, "modules": {}}
 
 for auto_class in (AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor):
@@ -294,6 +308,33 @@ tensors.update({f"processor.{name}": value for name, value in prepared.items()})
 classifier = pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True)
 report["scores"] = {r["label"]: r["score"] for r in classifier(image, candidate_labels=["red bus", "dog"])}
 
+# Every head, those without an Auto class by their module.
+from transformers import AutoModelForSequenceClassification, AutoModelForVisualQuestionAnswering
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+for name, place in {
+    "SaclForImageTextClassification": AutoModelForSequenceClassification,
+    "SaclForQuestionAnswering": AutoModelForVisualQuestionAnswering,
+    "SaclForImageTextRetrieval": "retrieval_sacl",
+    "SaclForImagesAndTextClassification": "images_and_text_sacl",
+}.items():
+    path = f"{heads}/{name}"
+    if isinstance(place, str):
+        place = get_class_from_dynamic_module(f"{place}.{name}", path)
+    head = place.from_pretrained(path, trust_remote_code=True)
+    report["modules"][name] = [type(head).__module__, type(head).__name__]
+    two = name == "SaclForImagesAndTextClassification"
+    given = {**plain, "pixel_values": plain["pixel_values"][:, None].repeat(1, 2, 1, 1, 1)} if two else plain
+    with torch.no_grad():
+        if name == "SaclForQuestionAnswering":
+            tensors[name] = head.generate(**given, max_new_tokens=3, decoder_start_token_id=2, eos_token_id=3)
+        else:
+            torch.manual_seed(0)
+            output = head(**given)
+            tensors[name] = output.itm_logits if "itm_logits" in output else output.logits
+    # Of one head all others can be made: the folder has the code of every class.
+    head.save_pretrained(f"{answers}/{name}")
+
 # Saved again from the copies, and loaded again.
 pretraining.save_pretrained(f"{answers}/again")
 processor.save_pretrained(f"{answers}/again")
@@ -315,15 +356,19 @@ def answer() -> dict:
 
 class TestWithoutThePackage:
     @pytest.fixture
-    def foreign(self, answer, pretrained, tiny_processor, image, tmp_path):
-        """One process for all tests: it takes its time to start. The folder is the same each time."""
+    def foreign(self, answer, pretrained, config, tiny_processor, image, tmp_path):
+        """One process for all tests: it takes its time to start. The folders are the same each time."""
         model, folder = pretrained
+        heads = tmp_path / "heads"
+        models = {head.__name__: stir(build(head, config)) for head in HEADS}
         inputs = random_masked_batch(model.config)
         if not answer:
             answers = tmp_path / "answers"
             answers.mkdir()
             save_file({name: tensor.contiguous() for name, tensor in inputs.items()}, answers / "inputs.safetensors")
             image.save(answers / "image.png")
+            for name, head in models.items():
+                head.save_pretrained(heads / name)
             environment = {
                 **{name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
                 "HF_HOME": str(tmp_path / "home"),
@@ -331,7 +376,7 @@ class TestWithoutThePackage:
                 "HF_HUB_OFFLINE": "1",
             }
             process = subprocess.run(
-                [sys.executable, "-I", "-c", WITHOUT_THE_PACKAGE, str(folder), str(answers)],
+                [sys.executable, "-I", "-c", WITHOUT_THE_PACKAGE, str(folder), str(heads), str(answers)],
                 env=environment,
                 cwd=tmp_path,
                 stdin=subprocess.DEVNULL,  # Nobody is there to say yes when the loading asks for trust.
@@ -346,8 +391,9 @@ class TestWithoutThePackage:
                 printed=process.stdout + process.stderr,
                 again={path.name for path in (answers / "again").iterdir()},
                 config=json.loads((answers / "again" / "config.json").read_text()),
+                heads={name: {path.name for path in (answers / name).iterdir()} for name in models},
             )
-        return {**answer, "model": model, "inputs": inputs, "folder": folder}
+        return {**answer, "model": model, "models": models, "inputs": inputs, "folder": folder}
 
     def test_refuses_to_run_code_unasked(self, foreign):
         refused = foreign["report"]["refused"]
@@ -363,6 +409,7 @@ class TestWithoutThePackage:
             "SaclModel",
             "SaclForPreTraining",
             "SaclModel",
+            *(head.__name__ for head in HEADS),
             "SaclModel",
             "SaclProcessor",
         ]
@@ -381,6 +428,24 @@ class TestWithoutThePackage:
             trained = model(**inputs, return_loss=True)
             for name in ("loss", "itm_logits", "mlm_logits"):
                 assert torch.equal(tensors[name], trained[name]), name
+
+    @pytest.mark.parametrize("head", HEADS)
+    def test_every_head(self, foreign, head):
+        model, inputs = foreign["models"][head.__name__], foreign["inputs"]
+        plain = {name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values")}
+        if head is SaclForImagesAndTextClassification:
+            plain["pixel_values"] = plain["pixel_values"][:, None].repeat(1, 2, 1, 1, 1)
+        with torch.no_grad():
+            if head is SaclForQuestionAnswering:
+                expected = model.generate(**plain, max_new_tokens=3, decoder_start_token_id=2, eos_token_id=3)
+            else:
+                torch.manual_seed(0)
+                output = model(**plain)
+                expected = output.itm_logits if "itm_logits" in output else output.logits
+        assert torch.equal(foreign["tensors"][head.__name__], expected)
+        code = {path.name for path in foreign["folder"].glob("*.py")}
+        assert code == {f"{module}.py" for module in modeling_sacl.configuration_sacl.MODULES}
+        assert code <= foreign["heads"][head.__name__]
 
     def test_patch_selection(self, foreign):
         plain = {name: foreign["inputs"][name] for name in ("input_ids", "attention_mask", "pixel_values")}
@@ -423,6 +488,8 @@ class TestFolder:
             "AutoConfig",
             "AutoModel",
             "AutoModelForPreTraining",
+            "AutoModelForSequenceClassification",
+            "AutoModelForVisualQuestionAnswering",
             "AutoModelForZeroShotImageClassification",
             "AutoProcessor",
         }

@@ -85,6 +85,26 @@ class TestSaclVisionModel(ModelTests):
         model = stir(build(SaclVisionModel, config))
         assert_same(model(**inputs, interpolate_pos_encoding=True), model(**inputs))
 
+    @pytest.mark.parametrize("size", [64, 16])
+    def test_another_image_size_for_good(self, config, size, tmp_path):
+        model = stir(build(SaclVisionModel, config))
+        pixel_values = torch.randn(2, 3, size, size)
+        expected = model(pixel_values, interpolate_pos_encoding=True)
+        model.set_image_size(size)
+        assert_same(model(pixel_values), expected)
+        with pytest.raises(ValueError, match=f"expects images of {size} x {size} pixels"):
+            model(torch.randn(2, 3, 32, 32))
+        model.save_pretrained(tmp_path)
+        assert_same(SaclVisionModel.from_pretrained(tmp_path)(pixel_values), expected)
+
+    def test_impossible_image_size_changes_nothing(self, config, inputs):
+        model = build(SaclVisionModel, config)
+        expected = model(**inputs)
+        with pytest.raises(ValueError, match="multiple of `patch_size`"):
+            model.set_image_size(33)
+        assert model.config.image_size == 32
+        assert_same(model(**inputs), expected)
+
     @pytest.mark.parametrize("size", [(64, 64), (16, 16), (40, 24)])
     def test_interpolation_to_another_size(self, config, size):
         model = build(SaclVisionModel, config)
@@ -336,6 +356,18 @@ class TestSaclModel(TextTowerTests, ModelTests):
         assert torch.equal(model(**inputs, token_type_ids=torch.zeros_like(inputs["input_ids"])).text_embeds, without)
         ones = model(**inputs, token_type_ids=torch.ones_like(inputs["input_ids"])).text_embeds
         assert not torch.allclose(ones, without)
+
+    def test_another_image_size_is_saved(self, config, inputs, tmp_path):
+        model = stir(build(SaclModel, config))
+        model.set_image_size(64)
+        inputs["pixel_values"] = torch.randn(len(inputs["input_ids"]), 3, 64, 64)
+        model.save_pretrained(tmp_path)
+        loaded = SaclModel.from_pretrained(tmp_path)
+        assert loaded.config.vision_config.image_size == 64
+        with torch.no_grad():
+            assert_same(loaded(**inputs), model(**inputs))
+        with pytest.raises(TypeError, match="`SaclFusionModel` has no image tower"):
+            model.fusion_model.set_image_size(64)
 
     def test_larger_images_with_interpolation(self, config, inputs):
         model = build(SaclModel, config)

@@ -1,5 +1,5 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""The retrieval head: what every head must do, matching against pairs looked at one by one, and where it comes from."""
+"""The retrieval head: what every head must do, and matching against pairs looked at one by one."""
 
 import pytest
 import torch

@@ -1,25 +1,35 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """Data: sources of pairs, what is done to their images in training, and the batches made of them."""
 
+from .classification import ImagesAndTextClassificationCollator, ImageTextClassificationCollator
 from .collator import PairCollator
+from .karpathy import load_karpathy
 from .pairs import clean_captions, content_pair_id, load_pairs, pair_ids_tensor, undecoded, with_pair_ids
+from .question_answering import QuestionAnsweringCollator, frequent_answers, load_vqa, weigh_answers
 from .seeding import SeededPairs, SeededStream
 from .transforms import ImageDecodingError, PairRandAugment, decode_image, pair_augmentation, to_rgb
 
 
 __all__ = [
     "ImageDecodingError",
+    "ImageTextClassificationCollator",
+    "ImagesAndTextClassificationCollator",
     "PairCollator",
     "PairRandAugment",
+    "QuestionAnsweringCollator",
     "SeededPairs",
     "SeededStream",
     "clean_captions",
     "content_pair_id",
     "decode_image",
+    "frequent_answers",
+    "load_karpathy",
     "load_pairs",
+    "load_vqa",
     "pair_augmentation",
     "pair_ids_tensor",
     "to_rgb",
     "undecoded",
+    "weigh_answers",
     "with_pair_ids",
 ]

@@ -4,8 +4,9 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
+from typing import Any, Self
 
 import PIL.Image
 import torch
@@ -36,7 +37,7 @@ _FEATURE_COLUMNS = (*GUIDE_COLUMNS, *TOWER_COLUMNS.values())
 _MASK_SHARE, _RANDOM_SHARE = 0.8, 0.1
 
 
-class _UnusablePair(Exception):
+class UnusablePair(Exception):
     """A pair that is left out of its batch: the reason under which it is counted, and the details."""
 
 
@@ -46,8 +47,232 @@ def _describe(value: Any) -> str:
     return type(value).__name__
 
 
+def check_columns(row: Mapping[str, Any], *alternatives: Sequence[str], hint: str) -> None:
+    """Raises a ValueError unless the row has a column of each group of names."""
+    for names in alternatives:
+        if not any(name in row for name in names):
+            raise ValueError(
+                f"A row needs {' or '.join(map(repr, names))}; this one has {', '.join(map(repr, row))}. {hint}, and "
+                "`Trainer` drops columns unless `remove_unused_columns=False`."
+            )
+
+
 @dataclass
-class PairCollator:
+class ImageTextCollator:
+    """
+    The part of a collator that reads images and texts; what becomes of them is up to the subclass, which adds
+    `__call__`.
+
+    A pair whose image cannot be read or whose text is blank is left out, counted in `skipped`, and logged the first
+    time each reason occurs. (In a worker of a data loader the counts stay in the worker; the log line still appears.)
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`]):
+            Anything with a `tokenizer` and an `image_processor`: `SaclProcessor`, `CLIPProcessor`, ...
+        image_transform (callable, *optional*):
+            Augmentation, for instance [`pair_augmentation`]: takes an RGB picture and returns a uint8 tensor of shape
+            `[3, height, width]` in the size that the image processor produces. The image processor then only rescales
+            and normalises. (One that gives each image a shape of its own, such as SigLIP 2's, does all that it does.)
+        max_length (`int`, *optional*):
+            Longest text in tokens; longer ones are cut. If unset, what the processor declares or the tokenizer says.
+        pad_to_multiple_of (`int`, *optional*):
+            Pads the texts to a multiple of this length. With the value of `max_length`, all batches have one shape,
+            which compiled models like and models such as SigLIP were trained on (see `for_model`).
+
+    Raises:
+        ValueError: At construction, if an argument is out of its range or the processor lacks what is needed; when
+            called, if `image_transform` returns the wrong thing, or no pair is usable.
+    """
+
+    processor: Any
+    image_transform: Callable[[PIL.Image.Image], torch.Tensor] | None = None
+    _: KW_ONLY
+    max_length: int | None = None
+    pad_to_multiple_of: int | None = None
+    skipped: Counter[str] = field(default_factory=Counter, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("tokenizer", "image_processor"):
+            if getattr(self.processor, name, None) is None:
+                raise ValueError(
+                    f"`processor` needs a `tokenizer` and an `image_processor`; {type(self.processor).__name__} has "
+                    f"no `{name}`."
+                )
+        tokenizer = self.processor.tokenizer
+        for name in ("max_length", "pad_to_multiple_of"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"`{name}` has to be a positive integer or `None`, got {value!r}.")
+        if tokenizer.pad_token_id is None:
+            raise ValueError(
+                f"{type(tokenizer).__name__} has no padding token, so texts of different lengths fit into no batch. "
+                "Set one first, for instance `tokenizer.pad_token = tokenizer.eos_token`."
+            )
+        if self.image_transform is not None and getattr(self.processor.image_processor, "do_resize", None) is None:
+            raise ValueError(
+                f"{type(self.processor.image_processor).__name__} has no `do_resize` to switch off, so it would crop "
+                "and resize what `image_transform` has cropped and resized. Take an image processor that has one, "
+                "such as `ViTImageProcessor(size=..., image_mean=..., image_std=...)`, or no transform."
+            )
+        self._image_size = None if self.image_transform is None else self.image_size()
+
+    def for_training(self, **augmentation: Any) -> Self:
+        """
+        The same collator with [`pair_augmentation`] at the size that the image processor produces.
+
+        Args:
+            augmentation:
+                Options of [`pair_augmentation`].
+
+        Returns:
+            A copy with counts of its own.
+
+        Raises:
+            ValueError: The image processor keeps the shape of each image, so that no one size can be given.
+        """
+        size = self.image_size()
+        if size is None:
+            raise ValueError(
+                f"{type(self.processor.image_processor).__name__} gives images of different shapes; set it to one "
+                "size, or pass an `image_transform` of your own."
+            )
+        return replace(self, image_transform=pair_augmentation(size, **augmentation))
+
+    def for_evaluation(self) -> Self:
+        """
+        The same collator without chance: no augmentation.
+
+        Returns:
+            A copy with counts of its own.
+        """
+        return replace(self, image_transform=None)
+
+    def for_model(self, model: torch.nn.Module) -> Self:
+        """
+        The same collator with texts as long as a model needs them: SigLIP, whose text embedding is read off the last
+        position, was trained with all texts padded to one length.
+
+        Args:
+            model (`nn.Module`):
+                The model in training.
+
+        Returns:
+            A copy with counts of its own; this very collator if its texts suit the model, or if it has a
+            `pad_to_multiple_of` already.
+        """
+        needed = text_options(model, self.processor, self.max_length)
+        if self.pad_to_multiple_of is not None or needed == text_options(None, self.processor, self.max_length):
+            return self
+        length = needed["max_length"]
+        full_length = needed["padding"] == "max_length"
+        return replace(self, max_length=length, pad_to_multiple_of=length if full_length else None)
+
+    # Reading rows
+
+    def _read_usable(
+        self, rows: Sequence[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+    ) -> list[list[Any]]:
+        """What `read` makes of the rows, a list for each part; those that it finds unusable are counted instead."""
+        found: list[tuple[Any, ...]] = []
+        reasons: Counter[str] = Counter()
+        for row in rows:
+            try:
+                with seeded(row.get(ROW_SEED)):
+                    found.append(read(row))
+            except UnusablePair as problem:
+                reason, details = problem.args
+                if not self.skipped[reason]:
+                    logger.warning(
+                        f"Left out the pair {row.get('pair_id', '(without id)')!r}: {reason}{details}. More pairs "
+                        f"with this problem are left out silently; `{type(self).__name__}.skipped` counts them."
+                    )
+                self.skipped[reason] += 1
+                reasons[reason] += 1
+        if not found:
+            why = ", ".join(f"{count} with {reason}" for reason, count in reasons.items()) or "the batch is empty"
+            raise ValueError(f"Of {len(rows)} pairs none is usable: {why}. Are the paths and the column names right?")
+        return [list(part) for part in zip(*found, strict=True)]
+
+    def _read_image(self, image: Any) -> PIL.Image.Image | torch.Tensor:
+        """The picture, transformed if there is a transform."""
+        if image is None:
+            raise UnusablePair(NO_IMAGE, "")
+        try:
+            decoded = decode_image(image)
+        except ImageDecodingError as error:
+            raise UnusablePair(UNREADABLE_IMAGE, f" ({error})") from error
+        return decoded if self.image_transform is None else self._transformed(decoded)
+
+    # Images
+
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width that the image processor gives every image, or `None` if they depend on the image."""
+        sides = ((96, 64), (64, 96))
+        wide, tall = (self._process([PIL.Image.new("RGB", size)])["pixel_values"] for size in sides)
+        # Patches in a row, three dimensions with the batch, are of an image of any shape.
+        return (wide.shape[-2], wide.shape[-1]) if wide.shape == tall.shape and wide.ndim == 4 else None
+
+    def _transformed(self, image: PIL.Image.Image) -> torch.Tensor:
+        assert self.image_transform is not None
+        result = self.image_transform(image)
+        if isinstance(result, PIL.Image.Image):
+            result = F.pil_to_tensor(to_rgb(result))
+        if not isinstance(result, torch.Tensor) or result.dtype != torch.uint8 or result.ndim != 3 or len(result) != 3:
+            raise ValueError(
+                f"`image_transform` has to return a uint8 tensor of shape [3, height, width], got "
+                f"{_describe(result)}. Leave rescaling and normalising to the image processor."
+            )
+        if self._image_size is not None and tuple(result.shape[-2:]) != self._image_size:
+            raise ValueError(
+                f"`image_transform` returned an image of {result.shape[-2]} x {result.shape[-1]}, but the image "
+                f"processor makes {self._image_size[0]} x {self._image_size[1]}; give the transform that size, for "
+                f"instance `pair_augmentation({self._image_size})`, or set the size of the image processor."
+            )
+        return result
+
+    def _pixels(self, images: list[Any]) -> dict[str, torch.Tensor]:
+        if self.image_transform is None or self._image_size is None:
+            return self._process(images)
+        # The transform has cropped and resized; the image processor only rescales and normalises, a batch at a time.
+        names = ("do_resize", "do_center_crop", "do_convert_rgb", "do_pad")
+        off = {name: False for name in names if getattr(self.processor.image_processor, name, None)}
+        return self._process(torch.stack(images), **off)
+
+    def _process(self, images: Any, **arguments: Any) -> dict[str, torch.Tensor]:
+        # What the processor declares for its image processor (SigLIP 2: the number of patches) it would pass itself.
+        arguments = {**(getattr(self.processor, "images_kwargs", None) or {}), **arguments}
+        processed = self.processor.image_processor(images, return_tensors="pt", **arguments)
+        pixels = processed["pixel_values"]
+        if not isinstance(pixels, torch.Tensor) or pixels.ndim not in (3, 4):
+            raise ValueError(
+                f"{type(self.processor.image_processor).__name__} has to return `pixel_values` of shape [batch, "
+                f"channels, height, width] or [batch, patches, values], got {_describe(pixels)}."
+            )
+        batch = {name: value for name, value in processed.items() if isinstance(value, torch.Tensor)}
+        return {**batch, "pixel_values": pixels.to(torch.float32)}
+
+    # Text
+
+    def _tokens(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        tokens = self.processor.tokenizer(
+            texts,
+            **text_options(None, self.processor, self.max_length),
+            pad_to_multiple_of=self.pad_to_multiple_of,
+            return_token_type_ids=False,
+            return_attention_mask=True,
+            return_special_tokens_mask=True,
+            return_tensors="pt",
+        )
+        return {name: tokens[name] for name in ("input_ids", "attention_mask", "special_tokens_mask")}
+
+    def _text_inputs(self, tokens: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What of the tokens goes into the model: a mask only if the tokenizer names it."""
+        masked = "attention_mask" in self.processor.tokenizer.model_input_names
+        return {name: tokens[name] for name in ("input_ids", *["attention_mask"] * masked)}
+
+
+@dataclass
+class PairCollator(ImageTextCollator):
     """
     Turns rows of image-text pairs into a batch for contrastive pre-training with masked language modelling.
 
@@ -122,43 +347,17 @@ class PairCollator:
     ```
     """
 
-    processor: Any
-    image_transform: Callable[[PIL.Image.Image], torch.Tensor] | None = None
     mlm_probability: float = 0.15
-    max_length: int | None = None
-    pad_to_multiple_of: int | None = None
     caption_sampling: str = "random"
     deterministic_masking: bool = False
-    skipped: Counter[str] = field(default_factory=Counter, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("tokenizer", "image_processor"):
-            if getattr(self.processor, name, None) is None:
-                raise ValueError(
-                    f"`processor` needs a `tokenizer` and an `image_processor`; {type(self.processor).__name__} has "
-                    f"no `{name}`."
-                )
+        super().__post_init__()
         tokenizer = self.processor.tokenizer
         if not 0 <= self.mlm_probability <= 1:
             raise ValueError(f"`mlm_probability` is a share, from 0 to 1, got {self.mlm_probability!r}.")
-        for name in ("max_length", "pad_to_multiple_of"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"`{name}` has to be a positive integer or `None`, got {value!r}.")
         if self.caption_sampling not in ("random", "first"):
             raise ValueError(f"`caption_sampling` has to be 'random' or 'first', got {self.caption_sampling!r}.")
-        if tokenizer.pad_token_id is None:
-            raise ValueError(
-                f"{type(tokenizer).__name__} has no padding token, so texts of different lengths fit into no batch. "
-                "Set one first, for instance `tokenizer.pad_token = tokenizer.eos_token`."
-            )
-        if self.image_transform is not None and getattr(self.processor.image_processor, "do_resize", None) is None:
-            raise ValueError(
-                f"{type(self.processor.image_processor).__name__} has no `do_resize` to switch off, so it would crop "
-                "and resize what `image_transform` has cropped and resized. Take an image processor that has one, "
-                "such as `ViTImageProcessor(size=..., image_mean=..., image_std=...)`, or no transform."
-            )
-        self._image_size = None if self.image_transform is None else self.image_size()
         special = {token for token in tokenizer.all_special_ids if token is not None}
         self._special_ids = torch.tensor(sorted(special), dtype=torch.int64)
         if self.mlm_probability:
@@ -171,56 +370,14 @@ class PairCollator:
             ordinary = set(tokenizer.get_vocab().values()) - special
             self._ordinary_ids = torch.tensor(sorted(ordinary), dtype=torch.int64)
 
-    def for_training(self, **augmentation: Any) -> "PairCollator":
-        """
-        The same collator with [`pair_augmentation`] at the size that the image processor produces.
-
-        Args:
-            augmentation:
-                Options of [`pair_augmentation`].
-
-        Returns:
-            [`PairCollator`]: A copy with counts of its own.
-
-        Raises:
-            ValueError: The image processor keeps the shape of each image, so that no one size can be given.
-        """
-        size = self.image_size()
-        if size is None:
-            raise ValueError(
-                f"{type(self.processor.image_processor).__name__} gives images of different shapes; set it to one "
-                "size, or pass an `image_transform` of your own."
-            )
-        return replace(self, image_transform=pair_augmentation(size, **augmentation))
-
-    def for_evaluation(self) -> "PairCollator":
+    def for_evaluation(self) -> Self:
         """
         The same collator without chance: no augmentation, the first caption, masks that depend on the text alone.
 
         Returns:
             [`PairCollator`]: A copy with counts of its own.
         """
-        return replace(self, image_transform=None, caption_sampling="first", deterministic_masking=True)
-
-    def for_model(self, model: torch.nn.Module) -> "PairCollator":
-        """
-        The same collator with texts as long as a model needs them: SigLIP, whose text embedding is read off the last
-        position, was trained with all texts padded to one length.
-
-        Args:
-            model (`nn.Module`):
-                The model in training.
-
-        Returns:
-            [`PairCollator`]: A copy with counts of its own; this very collator if its texts suit the model, or if it
-            has a `pad_to_multiple_of` already.
-        """
-        needed = text_options(model, self.processor, self.max_length)
-        if self.pad_to_multiple_of is not None or needed == text_options(None, self.processor, self.max_length):
-            return self
-        length = needed["max_length"]
-        full_length = needed["padding"] == "max_length"
-        return replace(self, max_length=length, pad_to_multiple_of=length if full_length else None)
+        return replace(super().for_evaluation(), caption_sampling="first", deterministic_masking=True)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """
@@ -231,42 +388,13 @@ class PairCollator:
         Returns:
             `dict[str, torch.Tensor]`: The batch described above, of at most `len(rows)` pairs.
         """
-        images, captions, identifiers, seeds = [], [], [], []
-        given: dict[str, list[torch.Tensor]] = {name: [] for name in _FEATURE_COLUMNS if rows and name in rows[0]}
-        reasons: Counter[str] = Counter()
-        for row in rows:
-            self._check_columns(row)
-            try:
-                with seeded(row.get(ROW_SEED)):
-                    image, caption = self._read(row)
-                features = {name: self._read_features(row, name) for name in given}
-            except _UnusablePair as problem:
-                reason, details = problem.args
-                if not self.skipped[reason]:
-                    logger.warning(
-                        f"Left out the pair {row.get('pair_id', '(without id)')!r}: {reason}{details}. More pairs "
-                        "with this problem are left out silently; `PairCollator.skipped` counts them."
-                    )
-                self.skipped[reason] += 1
-                reasons[reason] += 1
-                continue
-            images.append(image)
-            captions.append(caption)
-            identifiers.append(content_pair_id(row) if row.get("pair_id") is None else row["pair_id"])
-            seeds.append(row.get(ROW_SEED))
-            for name, feature in features.items():
-                given[name].append(feature)
-        if not captions:
-            why = ", ".join(f"{count} with {reason}" for reason, count in reasons.items()) or "the batch is empty"
-            raise ValueError(f"Of {len(rows)} pairs none is usable: {why}. Are the paths and the column names right?")
-
+        given = [name for name in _FEATURE_COLUMNS if rows and name in rows[0]]
+        images, captions, identifiers, features, seeds = self._read_usable(rows, partial(self._read, given=given))
         tokens = self._tokens(captions)
         batch = {} if TOWER_COLUMNS["vision"] in given else self._pixels(images)
-        batch["input_ids"] = tokens["input_ids"]
-        if "attention_mask" in self.processor.tokenizer.model_input_names:
-            batch["attention_mask"] = tokens["attention_mask"]
+        batch.update(self._text_inputs(tokens))
         batch["pair_ids"] = pair_ids_tensor(identifiers)
-        batch.update({name: torch.stack(features) for name, features in given.items()})
+        batch.update(zip(given, map(torch.stack, zip(*features, strict=True)), strict=True))
         if self.mlm_probability:
             with seeded(None if None in seeds else hash_63_bits(repr(seeds).encode())):
                 batch.update(self._mask(**tokens))
@@ -274,106 +402,33 @@ class PairCollator:
 
     # Reading rows
 
-    @staticmethod
-    def _check_columns(row: Mapping[str, Any]) -> None:
-        for names in (("image", TOWER_COLUMNS["vision"]), ("caption", "captions")):
-            if not any(name in row for name in names):
-                raise ValueError(
-                    f"A row needs {' or '.join(map(repr, names))}; this one has {', '.join(map(repr, row))}. "
-                    "`load_pairs` gives a data set its standard columns, and `Trainer` drops columns unless "
-                    "`remove_unused_columns=False`."
-                )
-
-    def _read(self, row: Mapping[str, Any]) -> tuple[PIL.Image.Image | torch.Tensor | None, str]:
-        """Image, `None` where a locked tower has read it already, and caption."""
+    def _read(self, row: Mapping[str, Any], given: list[str]) -> tuple[Any, ...]:
+        """Image (`None` where a locked tower has read it already), caption, pair id, features, seed."""
+        check_columns(
+            row,
+            ("image", TOWER_COLUMNS["vision"]),
+            ("caption", "captions"),
+            hint="`load_pairs` gives a data set its standard columns",
+        )
         captions = clean_captions(row.get("captions"), row.get("caption"))
         if not captions:
-            raise _UnusablePair(NO_CAPTION, "")
-        image = None if TOWER_COLUMNS["vision"] in row else self._read_image(row)
+            raise UnusablePair(NO_CAPTION, "")
         index = 0
         if self.caption_sampling == "random" and len(captions) > 1:
             index = int(torch.randint(len(captions), ()))
-        if image is None or self.image_transform is None:
-            return image, captions[index]
-        return self._transformed(image), captions[index]
-
-    @staticmethod
-    def _read_image(row: Mapping[str, Any]) -> PIL.Image.Image:
-        if row["image"] is None:
-            raise _UnusablePair(NO_IMAGE, "")
-        try:
-            return decode_image(row["image"])
-        except ImageDecodingError as error:
-            raise _UnusablePair(UNREADABLE_IMAGE, f" ({error})") from error
+        image = None if TOWER_COLUMNS["vision"] in row else self._read_image(row["image"])
+        identifier = content_pair_id(row) if row.get("pair_id") is None else row["pair_id"]
+        features = [self._read_features(row, name) for name in given]
+        return image, captions[index], identifier, features, row.get(ROW_SEED)
 
     @staticmethod
     def _read_features(row: Mapping[str, Any], name: str) -> torch.Tensor:
         features = torch.as_tensor(row[name], dtype=torch.float32)
         if not features.isfinite().all():
-            raise _UnusablePair(NOT_FINITE, f" ({name})")
+            raise UnusablePair(NOT_FINITE, f" ({name})")
         return features
 
-    # Images
-
-    def image_size(self) -> tuple[int, int] | None:
-        """Height and width that the image processor gives every image, or `None` if they depend on the image."""
-        sides = ((96, 64), (64, 96))
-        wide, tall = (self._process([PIL.Image.new("RGB", size)])["pixel_values"] for size in sides)
-        # Patches in a row, three dimensions with the batch, are of an image of any shape.
-        return (wide.shape[-2], wide.shape[-1]) if wide.shape == tall.shape and wide.ndim == 4 else None
-
-    def _transformed(self, image: PIL.Image.Image) -> torch.Tensor:
-        assert self.image_transform is not None
-        result = self.image_transform(image)
-        if isinstance(result, PIL.Image.Image):
-            result = F.pil_to_tensor(to_rgb(result))
-        if not isinstance(result, torch.Tensor) or result.dtype != torch.uint8 or result.ndim != 3 or len(result) != 3:
-            raise ValueError(
-                f"`image_transform` has to return a uint8 tensor of shape [3, height, width], got "
-                f"{_describe(result)}. Leave rescaling and normalising to the image processor."
-            )
-        if self._image_size is not None and tuple(result.shape[-2:]) != self._image_size:
-            raise ValueError(
-                f"`image_transform` returned an image of {result.shape[-2]} x {result.shape[-1]}, but the image "
-                f"processor makes {self._image_size[0]} x {self._image_size[1]}; give the transform that size, for "
-                f"instance `pair_augmentation({self._image_size})`, or set the size of the image processor."
-            )
-        return result
-
-    def _pixels(self, images: list[Any]) -> dict[str, torch.Tensor]:
-        if self.image_transform is None or self._image_size is None:
-            return self._process(images)
-        # The transform has cropped and resized; the image processor only rescales and normalises, a batch at a time.
-        names = ("do_resize", "do_center_crop", "do_convert_rgb", "do_pad")
-        off = {name: False for name in names if getattr(self.processor.image_processor, name, None)}
-        return self._process(torch.stack(images), **off)
-
-    def _process(self, images: Any, **arguments: Any) -> dict[str, torch.Tensor]:
-        # What the processor declares for its image processor (SigLIP 2: the number of patches) it would pass itself.
-        arguments = {**(getattr(self.processor, "images_kwargs", None) or {}), **arguments}
-        processed = self.processor.image_processor(images, return_tensors="pt", **arguments)
-        pixels = processed["pixel_values"]
-        if not isinstance(pixels, torch.Tensor) or pixels.ndim not in (3, 4):
-            raise ValueError(
-                f"{type(self.processor.image_processor).__name__} has to return `pixel_values` of shape [batch, "
-                f"channels, height, width] or [batch, patches, values], got {_describe(pixels)}."
-            )
-        batch = {name: value for name, value in processed.items() if isinstance(value, torch.Tensor)}
-        return {**batch, "pixel_values": pixels.to(torch.float32)}
-
-    # Text
-
-    def _tokens(self, captions: list[str]) -> dict[str, torch.Tensor]:
-        tokens = self.processor.tokenizer(
-            captions,
-            **text_options(None, self.processor, self.max_length),
-            pad_to_multiple_of=self.pad_to_multiple_of,
-            return_token_type_ids=False,
-            return_attention_mask=True,
-            return_special_tokens_mask=True,
-            return_tensors="pt",
-        )
-        return {name: tokens[name] for name in ("input_ids", "attention_mask", "special_tokens_mask")}
+    # Masking
 
     def _mask(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, special_tokens_mask: torch.Tensor
