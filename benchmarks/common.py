@@ -45,12 +45,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int 
 
 
 def write_results(script: str, title: str, lines: Sequence[str], threads: int) -> None:
-    """Writes `results/SCRIPT.md`: the command, the lines, the machine and the versions; and prints it."""
+    """Writes `results/NAME.md` for a script `NAME.py`: command, lines, machine and versions; and prints it."""
     text = "\n".join(
         [
             f"# {title}",
             "",
-            f"`{shlex.join(['python', f'benchmarks/{Path(script).name}', *sys.argv[1:]])}`",
+            f"`{shlex.join(['python', f'benchmarks/{Path(sys.argv[0]).name}', *sys.argv[1:]])}`",
             "",
             *lines,
             "",

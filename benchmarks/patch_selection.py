@@ -4,7 +4,7 @@
     python benchmarks/patch_selection.py --quick                        # a tiny model, in a minute: does it work?
     python benchmarks/patch_selection.py --threads 2                    # the whole table, on an idle machine: hours
     python benchmarks/patch_selection.py --works step --sizes 256       # a part of it
-    python benchmarks/patch_selection.py --timed_sizes 256 --timed_guides image     # all counted, a part on the clock
+    python benchmarks/patch_selection.py --counts_only                  # operations of all settings, in minutes
 
 Three works, by a model of random weights in the shapes of ALBEF (the defaults of SaclConfig), in float32:
 
@@ -175,11 +175,12 @@ def peak_in_process(work: str, shape: dict, setting: dict) -> int:
     return in_process(__file__, "--peak_of", asked, "--threads", f"{torch.get_num_threads()}")["peak"]
 
 
-def measure(work: str, shape: dict, settings: list[dict], timed: list[dict], repeats: int) -> list[list[str]]:
+def measure(work: str, shape: dict, settings: list[dict], args: argparse.Namespace) -> list[list[str]]:
     """A row of cells for each setting; the first one is what the others are compared with."""
     operations = count_operations(work, shape, settings)
-    seconds = measure_times(work, shape, timed, repeats) if timed else []
-    peaks = [peak_in_process(work, shape, setting) for setting in timed]
+    if not args.counts_only:
+        seconds = measure_times(work, shape, settings, args.repeats)
+        peaks = [peak_in_process(work, shape, setting) for setting in settings]
     rows = []
     for number, setting in enumerate(settings):
         row = [
@@ -190,16 +191,14 @@ def measure(work: str, shape: dict, settings: list[dict], timed: list[dict], rep
             f"{operations[number] / 1e9:,.1f}",
             f"{operations[number] / operations[0]:.3f}",
         ]
-        if setting in timed:
-            place = timed.index(setting)
-            ratios = [new / old for new, old in zip(seconds[place], seconds[0], strict=True)]
+        if not args.counts_only:
+            ratios = [new / old for new, old in zip(seconds[number], seconds[0], strict=True)]
             row += [
-                f"{1000 * statistics.median(seconds[place]):,.0f} ms",
+                f"{1000 * statistics.median(seconds[number]):,.0f} ms",
                 f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-                f"{peaks[place] / 2**20:,.0f} MiB",
-                f"{peaks[place] / peaks[0]:.2f}",
+                f"{peaks[number] / 2**20:,.0f} MiB",
+                f"{peaks[number] / peaks[0]:.2f}",
             ]
-        row += [""] * (len(HEAD) - len(row))
         print(work, " | ".join(row), flush=True)
         rows.append(row)
     return rows
@@ -219,16 +218,6 @@ def settings_of(work: str, args: argparse.Namespace) -> list[dict]:
     ]
 
 
-def on_the_clock(setting: dict, size: int, args: argparse.Namespace) -> bool:
-    """Whether time and peak are asked for too; of the unpruned setting wherever they are of another."""
-    if args.timed_sizes is not None and size not in args.timed_sizes:
-        return False
-    if setting == UNPRUNED:
-        return True
-    layers = args.timed_layers is None or setting["layers"] in args.timed_layers
-    return layers and (args.timed_guides is None or setting["guide"] in args.timed_guides)
-
-
 def parse_arguments() -> argparse.Namespace:
     def numbers(text: str) -> list[int]:
         return [int(number) for number in text.split(",")]
@@ -241,9 +230,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--guides", nargs="+", choices=("image", "text"), default=["image", "text"])
     parser.add_argument("--keep_rates", nargs="+", type=float, default=[0.9, 0.7, 0.5, 0.3], help="to compare with 1")
-    parser.add_argument("--timed_sizes", nargs="*", type=int, help="of which also time and peak; all of --sizes")
-    parser.add_argument("--timed_layers", nargs="*", type=numbers, help="of which also time and peak; all of --layers")
-    parser.add_argument("--timed_guides", nargs="*", help="of which also time and peak; all of --guides")
+    parser.add_argument("--counts_only", action="store_true", help="neither time nor peak; a file of its own")
     parser.add_argument("--batch_size", type=int, default=8, help="images of the tower, pairs of the step")
     parser.add_argument("--texts", type=int, default=32, help="that are re-ranked for one image")
     parser.add_argument("--length", type=int, default=30, help="tokens of a text")
@@ -269,23 +256,29 @@ def main() -> None:
         "step": f"Training step, {args.batch_size} pairs, {args.length} tokens, {args.masked} masked",
         "rerank": f"Re-ranking, one image with {args.texts} texts of {args.length} tokens",
     }
+    head = HEAD[:6] if args.counts_only else HEAD
+    clock = ""
+    if not args.counts_only:
+        clock = (
+            f"Time: the median of {args.repeats} rounds, all settings in turn. Peak: the highest resident memory less "
+            "that before the work, in a process of its own; weights and inputs do not count, activations and "
+            "gradients do. "
+        )
     lines = [
         f"Random weights, {'a tiny model' if args.quick else 'shapes of ALBEF'}, float32. Guide: who ranks the "
         "patches; a text that guides has image tokens of its own. GFLOPs: counted, multiplications and additions. "
-        f"Time: the median of {args.repeats} rounds, all settings in turn. Peak: the highest resident memory less "
-        "that before the work, in a process of its own; weights and inputs do not count, activations and gradients "
-        "do; empty where not asked for. "
+        f"{clock}"
         "Ratios are to the same model with all patches. `--help` says what each work is.",
     ]
     for work in args.works:
         rows = []
         for size in args.sizes:
             shape = {name: getattr(args, name) for name in ("batch_size", "texts", "length", "masked", "quick")}
-            settings = settings_of(work, args)
-            timed = [setting for setting in settings if on_the_clock(setting, size, args)]
-            rows += measure(work, {**shape, "size": size}, settings, timed, args.repeats)
-        lines += ["", f"## {titles[work]}", "", *table(HEAD, rows, text_columns=3)]
-    write_results(__file__, "Patch selection", lines, args.threads)
+            rows += measure(work, {**shape, "size": size}, settings_of(work, args), args)
+        lines += ["", f"## {titles[work]}", "", *table(head, rows, text_columns=3)]
+    # Counts of all settings stand beside times of some.
+    script = __file__.replace(".py", "_operations.py") if args.counts_only else __file__
+    write_results(script, "Patch selection", lines, args.threads)
 
 
 if __name__ == "__main__":

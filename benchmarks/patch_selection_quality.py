@@ -75,12 +75,31 @@ def select_in_inference(folder: Path, keep_rate: float) -> dict:
     return found
 
 
-def rows_of(name: str, results: list[dict], losses: list[float] | None) -> list[str]:
-    """A row of the table: each metric of each split, mean and deviation over the seeds."""
+def columns_of(results: list[dict]) -> list[list[float]]:
+    """Each metric of each split, a value for each seed; last the loss of the masked words, if it is there."""
     columns = [
-        [quality(result, split)[number] for result in results] for split in SPLITS for number in range(len(METRICS))
+        [quality(result.get("trained", result), split)[number] for result in results]
+        for split in SPLITS
+        for number in range(len(METRICS))
     ]
-    return [name, *map(spread, columns), "" if losses is None else spread(losses, digits=3)]
+    if "validation" in results[0]:
+        columns.append([result["validation"]["eval_mlm_loss"] for result in results])
+    return columns
+
+
+def row_of(name: str, results: list[dict]) -> list[str]:
+    """Mean and deviation over the seeds."""
+    return [name, *(spread(values, digits=1 + 2 * (place == 6)) for place, values in enumerate(columns_of(results)))]
+
+
+def difference_row(name: str, results: list[dict], others: list[dict]) -> list[str]:
+    """The mean difference to others of the same seed, the smallest and the largest."""
+    cells = []
+    for place, (values, theirs) in enumerate(zip(columns_of(results), columns_of(others), strict=True)):
+        gaps = [value - other for value, other in zip(values, theirs, strict=True)]
+        digits = 1 + 2 * (place == 6)
+        cells.append(f"{statistics.mean(gaps):+.{digits}f} ({min(gaps):+.{digits}f} to {max(gaps):+.{digits}f})")
+    return [name, *cells]
 
 
 def run_all(variants: dict[str, dict], args: argparse.Namespace, options: list[str]) -> dict[str, list[dict]]:
@@ -109,18 +128,13 @@ def main() -> None:
     runs = run_all(VARIANTS, args, options)
     head = ["variant"] + [f"{split.removeprefix('test_')}: {name}" for split in SPLITS for name in METRICS]
     head.append("masked words: loss")
-    trained = [
-        rows_of(
-            name,
-            [result["trained"] for result in results],
-            [result["validation"]["eval_mlm_loss"] for result in results],
-        )
-        for name, results in runs.items()
-    ]
+    trained = [row_of(name, results) for name, results in runs.items()]
+    unpruned = runs["all patches"]
+    differences = [difference_row(name, results, unpruned) for name, results in list(runs.items())[1:]]
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.jobs))
     folders = [args.output_dir / f"all_patches-{seed}" / "model" for seed in args.seeds]
     inference = [
-        rows_of(f"keep rate {rate:g}", [select_in_inference(folder, rate) for folder in folders], None)
+        row_of(f"keep rate {rate:g}", [select_in_inference(folder, rate) for folder in folders])
         for rate in args.inference_rates
     ]
     lines = [
@@ -132,9 +146,13 @@ def main() -> None:
         "",
         *table(head, trained),
         "",
+        "Difference to all patches, of runs of the same seed: the mean, the lowest and the highest.",
+        "",
+        *table(head, differences),
+        "",
         "## Trained with all patches, selecting in inference only, guided by the image",
         "",
-        *table(head[:-1], [trained[0][:-1], *(row[:-1] for row in inference)]),
+        *table(head[:-1], [trained[0][:-1], *inference]),
     ]
     write_results(__file__, "Quality of patch selection", lines, max(1, (os.cpu_count() or 1) // args.jobs))
 
