@@ -758,7 +758,7 @@ class SaclFusionModel(SaclPreTrainedModel):
             `tuple`: for each layer keys and values, of shape `(num_images, num_heads, num_tokens, head_dim)`. Of one
             image at 384 pixels in the shapes of ALBEF they take 21 MB in float32: keep those of few.
         """
-        return tuple(layer.project_image(encoder_hidden_states) for layer in self.layers)
+        return tuple(layer.project_image(encoder_hidden_states) for layer in self.layers)  # type: ignore[operator]
 
     @merge_with_config_defaults
     @capture_outputs

@@ -43,6 +43,8 @@ class ImageTextClassificationCollator(ImageTextCollator):
         label2id (`dict[str, int]`, *optional*):
             The classes, as in `model.config.label2id`. With it, labels can be names, and those that are out of range
             raise; with a single class, integers are numbers to predict.
+        with_labels (`bool`, *optional*, defaults to `True`):
+            Whether rows have a `label`; `False` for those that are to be predicted.
         max_length (`int`, *optional*):
             Longest text in tokens; longer ones are cut. If unset, what the processor declares or the tokenizer says.
         pad_to_multiple_of (`int`, *optional*):
@@ -64,6 +66,7 @@ class ImageTextClassificationCollator(ImageTextCollator):
     """
 
     label2id: Mapping[str, int] | None = None
+    with_labels: bool = True
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """
@@ -75,13 +78,13 @@ class ImageTextClassificationCollator(ImageTextCollator):
             `dict[str, torch.Tensor]`: The batch described above, of at most `len(rows)` rows.
         """
         images, texts, labels = self._read_usable(rows, self._read)
-        return {**self._image_inputs(images), **self._text_inputs(self._tokens(texts)), "labels": _as_tensor(labels)}
+        batch = {**self._image_inputs(images), **self._text_inputs(self._tokens(texts))}
+        return {**batch, "labels": _as_tensor(labels)} if self.with_labels else batch
 
-    def _read(self, row: Mapping[str, Any]) -> tuple[Any, str, Label]:
-        check_columns(
-            row, (self._image_column,), ("text", "sentence"), ("label",), hint="Rename those that mean the same"
-        )
-        label = self._read_label(row["label"])
+    def _read(self, row: Mapping[str, Any]) -> tuple[Any, str, Label | None]:
+        needed = [(self._image_column,), ("text", "sentence"), *[("label",)] * self.with_labels]
+        check_columns(row, *needed, hint="Rename those that mean the same")
+        label = self._read_label(row["label"]) if self.with_labels else None
         text = row["text"] if "text" in row else row["sentence"]
         if text is not None and not isinstance(text, str):
             raise ValueError(f"A text has to be a string, got {type(text).__name__}.")
@@ -138,6 +141,8 @@ class ImagesAndTextClassificationCollator(ImageTextClassificationCollator):
             Augmentation, see [`PairCollator`]; `for_training` sets it.
         label2id (`dict[str, int]`, *optional*):
             The classes, as in `model.config.label2id`.
+        with_labels (`bool`, *optional*, defaults to `True`):
+            Whether rows have a `label`; `False` for those that are to be predicted.
         max_length (`int`, *optional*):
             Longest text in tokens; longer ones are cut. If unset, what the processor declares or the tokenizer says.
         pad_to_multiple_of (`int`, *optional*):

@@ -195,6 +195,7 @@ def read_images(
     dataset: Iterable[Mapping[str, Any]], rows: Sequence[int], image_column: str = "image"
 ) -> Iterator[Any]:
     """The images of some rows, which are given in rising order, one after another."""
+    found: Iterable[tuple[int, Mapping[str, Any]]]
     if hasattr(dataset, "select"):
         found = zip(rows, dataset.select(rows), strict=True)
     else:

@@ -162,7 +162,8 @@ def match_pairs(
     return [score.clone() for score in scores]
 
 
-def find_matching_model(model: nn.Module) -> nn.Module:
+def find_matching_model(model: nn.Module) -> Any:
+    """The model below adapters, which must have `match`."""
     get_base_model = getattr(model, "get_base_model", None)
     unwrapped = get_base_model() if callable(get_base_model) else model
     if not hasattr(unwrapped, "match"):
@@ -174,7 +175,7 @@ def find_matching_model(model: nn.Module) -> nn.Module:
 
 
 def _encode_texts(
-    model: nn.Module,
+    model: Any,
     processor: Callable[..., Any],
     texts: Sequence[str],
     candidates: Sequence[torch.Tensor],
@@ -197,7 +198,7 @@ def _encode_texts(
 
 
 def _match_images(
-    model: nn.Module,
+    model: Any,
     processor: Callable[..., Any],
     images: list[Any],
     candidates: Sequence[torch.Tensor],
