@@ -1,5 +1,6 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Pictures of a run and its model: curves, what a text finds, which patches of an image are looked at.
+"""Pictures of a run and its model: curves, what a text finds, which patches of an image are looked at, and for which
+word.
 
 They need matplotlib (`pip install sacl[demo]`).
 """
@@ -134,6 +135,80 @@ def plot_retrieval_grid(
     if title:
         figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=90)
+
+
+def plot_grounding(
+    image: PIL.Image.Image,
+    words: Sequence[str],
+    maps: Sequence[torch.Tensor],
+    path: str | os.PathLike,
+    *,
+    title: str | None = None,
+) -> None:
+    """
+    Draws an image, and beside it once for each word, where the word is found: the rest is dimmed.
+
+    Every word has a scale of its own, since its map says where and not how much. How high it is at its highest, beside
+    the highest of all words, is written below it: a word of a few percent is found nowhere, however bright a spot.
+
+    Args:
+        image (`PIL.Image.Image`):
+            The image.
+        words (`list[str]`):
+            The words, or whatever has maps, such as the text.
+        maps (`torch.Tensor` of shape `(num_words, grid_height, grid_width)`, or a `list` of maps):
+            For each word a map over the whole image of values that are at least 0: `word_maps` of a [`Grounding`].
+        path (`str` or `os.PathLike`):
+            Where to write the picture; its ending gives the format (`.png`, `.svg`).
+        title (`str`, *optional*):
+            Heading of the picture.
+
+    Raises:
+        ValueError: if there is no word, or not one map for each.
+
+    Example:
+
+    ```python
+    >>> grounding = ground_text(model, processor, image, "a red bus")
+    >>> plot_grounding(image, grounding.words, grounding.word_maps, "words.png")
+    ```
+    """
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+
+    if not len(words) or len(words) != len(maps):
+        raise ValueError(f"There must be words and a map for each, got {len(words)} words and {len(maps)} maps.")
+    # A veil over the image, clear where a map is high.
+    veil = torch.zeros(256, 4)
+    veil[:, 3] = torch.linspace(0.85, 0, 256)
+
+    columns = min(6, 1 + len(words))
+    rows = -(-(1 + len(words)) // columns)
+    figure = Figure(figsize=(1.6 * columns, 2 * rows + (0.3 if title else 0)), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axis in axes:
+        axis.set(xticks=[], yticks=[])
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+    for axis in axes[: 1 + len(words)]:
+        axis.imshow(image)
+    peaks = [float(map.max()) for map in maps]
+    highest = max(peaks) or 1.0
+    for axis, word, map, peak in zip(axes[1:], words, maps, peaks, strict=False):
+        axis.imshow(
+            map.float().cpu().numpy(),
+            cmap=ListedColormap(veil.numpy()),
+            extent=axis.get_images()[0].get_extent(),
+            interpolation="bicubic",
+            interpolation_stage="data",
+            vmin=0,
+            vmax=peak or 1.0,
+        )
+        axis.set_title(word, fontsize=10, parse_math=False)
+        axis.set_xlabel(f"{peak / highest:.0%}", fontsize=8, color="gray")
+    if title:
+        figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=120)
 
 
 @torch.no_grad()

@@ -1,11 +1,12 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """Pictures: written where asked, showing what is there, and refusing to show nothing."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from hub_cards import plot_retrieval_grid, plot_training_curves, visualize_patch_selection
+from hub_cards import plot_grounding, plot_retrieval_grid, plot_training_curves, visualize_patch_selection
 from modeling_sacl import SaclConfig, SaclForPreTraining, SaclModel
 
 
@@ -61,6 +62,58 @@ class TestPlotRetrievalGrid:
     def test_queries_without_images_raise(self, tmp_path):
         with pytest.raises(ValueError):
             plot_retrieval_grid(["a", "b"], [[Image.new("RGB", (8, 8))]], tmp_path / "found.png")
+
+
+class TestPlotGrounding:
+    @staticmethod
+    def draw(path, maps, words=None):
+        """The pixels of a picture of a blue image with these maps."""
+        words = [f"word{number}" for number in range(len(maps))] if words is None else words
+        plot_grounding(Image.new("RGB", (64, 32), "#3050a0"), words, maps, path)
+        return torch.from_numpy(np.asarray(Image.open(path).convert("RGB")).copy()).int()
+
+    def test_dims_all_but_where_a_map_is_high(self, tmp_path):
+        """Of the picture's second half: its first is the image itself."""
+        color = torch.tensor([48, 80, 160])
+        everywhere = (self.draw(tmp_path / "words.png", torch.ones(1, 2, 4)) == color).all(dim=2)
+        nowhere = self.draw(tmp_path / "words.png", torch.zeros(1, 2, 4))
+        top, left = everywhere.nonzero().amin(dim=0)
+        bottom, right = everywhere.nonzero().amax(dim=0)
+        half = torch.arange(everywhere.shape[1]) > (left + right) / 2
+        assert (nowhere[everywhere & half] - 0.15 * color).abs().max() < 1
+        assert (nowhere[everywhere & ~half] == color).all()
+        for row, column in ((0, 0), (1, 3)):
+            maps = torch.zeros(1, 2, 4)
+            maps[0, row, column] = 0.01
+            rows, columns = (self.draw(tmp_path / "words.png", maps)[..., 2] > 80).mul(half & everywhere).nonzero().T
+            assert (rows.float().mean() < (top + bottom) / 2) == (row == 0)
+            assert (columns.float().mean() < (left + 3 * right) / 4) == (column == 0)
+            # Half as bright at least is about one patch of eight.
+            assert 0.05 < len(rows) / (everywhere & half).sum() < 0.2
+
+    def test_each_word_has_its_own_scale_and_says_so(self, tmp_path):
+        maps = torch.rand(3, 2, 4, generator=torch.Generator().manual_seed(0))
+        plot_grounding(Image.new("RGB", (8, 8)), ["a", "cat", "."], maps / maps.amax((1, 2), True), tmp_path / "a.svg")
+        weak = maps / maps.amax((1, 2), True) * torch.tensor([1.0, 0.25, 0.0])[:, None, None]
+        plot_grounding(Image.new("RGB", (8, 8)), ["a", "cat", "."], list(weak), tmp_path / "b.svg")
+        assert "<!-- 25% -->" in (tmp_path / "b.svg").read_text()
+        assert "<!-- 0% -->" in (tmp_path / "b.svg").read_text()
+        assert (tmp_path / "a.svg").read_text().count("<!-- 100% -->") == 3
+
+    def test_many_words_take_several_rows(self, tmp_path):
+        few, many = (self.draw(tmp_path / "words.png", torch.ones(count, 2, 4)) for count in (3, 14))
+        assert many.shape[0] > 2 * few.shape[0]
+        assert many.shape[1] < 2 * few.shape[1]
+
+    def test_words_are_no_formulas(self, tmp_path):
+        self.draw(tmp_path / "words.png", torch.ones(2, 2, 4), words=["$\\frac$", "_"])
+
+    def test_words_without_maps_raise(self, tmp_path):
+        for words in ([], ["a"]):
+            with pytest.raises(ValueError, match=f"got {len(words)} words and 2 maps"):
+                self.draw(tmp_path / "words.png", torch.ones(2, 2, 4), words=words)
+        with pytest.raises(ValueError, match="got 0 words and 0 maps"):
+            self.draw(tmp_path / "words.png", [])
 
 
 class TestVisualizePatchSelection:
