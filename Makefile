@@ -26,8 +26,8 @@ help: ## List the targets
 demo: venv ## Pre-train a small model on the embedded emoji and show what it finds (DEMO_ARGS="--seed 1")
 	$(RUN) examples/demo.py --output_dir runs/demo $(DEMO_ARGS)
 
-test: venv ## Run the tests (TEST_ARGS="-k loss" is passed on to pytest)
-	$(RUN) -m pytest $(TEST_ARGS)
+test: venv ## Run the tests, a file to each core (TEST_ARGS="-k loss" is passed on to pytest)
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile $(TEST_ARGS)
 
 test-slow: venv ## Run the tests that are marked slow
 	$(RUN) -m pytest -m slow $(TEST_ARGS) || test $$? -eq 5 # 5: there are none

@@ -417,8 +417,8 @@ class SaclForQuestionAnswering(SaclWithMaskedLanguageHead, GenerationMixin):
             `return_dict_in_generate=True`: the tokens of the answers, with those that mark beginning and end.
 
         Raises:
-            ValueError: if nothing says with which token answers begin and end. Text towers other than BERT have it in
-                their configuration; for BERT, `model.generation_config` has to be told once, and is saved with it.
+            ValueError: if nothing says with which tokens answers begin and end. The configuration of RoBERTa and
+                others does; with BERT, `model.generation_config` has to be told once, and is saved with the model.
         """
         settings = kwargs.get("generation_config") or self.generation_config
 

@@ -19,7 +19,7 @@ PICTURES = ("curves.png", "found_test_unseen_composition.png", "found_test_unsee
 
 
 def run(script: str, *arguments: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [sys.executable, str(ROOT / "examples" / script), *arguments],
         env=environment,

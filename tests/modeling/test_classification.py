@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification
-from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from modeling_sacl import SaclConfig, SaclForImageTextClassification, SaclForPreTraining, SaclModel
 
@@ -177,18 +176,6 @@ class ClassifierTests(TextTowerTests, ModelTests):
         assert not report["missing_keys"] and not report["unexpected_keys"]
         for name, value in loaded.state_dict().items():
             assert torch.equal(value, model.sacl.state_dict()[name]), name
-
-    def test_loads_from_the_code_in_the_folder(self, config, inputs, tmp_path, monkeypatch):
-        monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-        model = stir(build(self.model_class, config))
-        model.save_pretrained(tmp_path / "saved")
-        name = f"{self.model_class.__module__.split('.')[-1]}.{self.model_class.__name__}"
-        foreign = get_class_from_dynamic_module(name, tmp_path / "saved")
-        assert foreign.__module__.startswith("transformers_modules.")
-        loaded = foreign.from_pretrained(tmp_path / "saved")
-        assert type(loaded) is foreign and type(loaded.config) is not SaclConfig
-        with torch.no_grad():
-            assert_same(self.run(loaded, inputs), self.run(model, inputs))
 
 
 class TestSaclForImageTextClassification(ClassifierTests):

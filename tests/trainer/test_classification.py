@@ -114,6 +114,13 @@ class TestBothCollators:
         with pytest.raises(ValueError, match=rf"'{missing}s?'.*this one has .*remove_unused_columns=False"):
             collator_class(tiny_processor)(kept)
 
+    def test_rows_to_predict_have_no_labels(self, collator_class, rows, tiny_processor):
+        unlabelled = [{name: value for name, value in row.items() if name != "label"} for row in rows]
+        expected = collator_class(tiny_processor)(rows)
+        batch = collator_class(tiny_processor, with_labels=False)(unlabelled)
+        assert set(expected) - set(batch) == {"labels"}
+        assert all(torch.equal(batch[name], expected[name]) for name in batch)
+
     @pytest.mark.parametrize("text", [3, ["a", "b"]])
     def test_texts_have_to_be_strings(self, collator_class, rows, tiny_processor, text):
         with pytest.raises(ValueError, match=f"string, got {type(text).__name__}"):

@@ -392,7 +392,9 @@ class TestTraining:
         set_seed(0)
         model = SaclForQuestionAnswering(without_dropout)
         model.generation_config.update(
-            decoder_start_token_id=tiny_tokenizer.cls_token_id, eos_token_id=tiny_tokenizer.sep_token_id
+            decoder_start_token_id=tiny_tokenizer.cls_token_id,
+            eos_token_id=tiny_tokenizer.sep_token_id,
+            max_new_tokens=6,
         )
         arguments = TrainingArguments(
             str(tmp_path),

@@ -123,8 +123,8 @@ def evaluate_question_answering(
             The model. To write answers, any with `generate` will do.
         dataset (`Iterable[Mapping[str, Any]]`):
             Rows with an image, a question, and `answers`, those of several people, or `answer`; a single one counts
-            as if ten people had given it, and the model's must be equal to it. With columns `question_type` and `answer_type` there is an accuracy
-            for each type.
+            as if ten people had given it, and the model's must be equal to it. With columns `question_type` and
+            `answer_type` there is an accuracy for each type.
         processor ([`SaclProcessor`]):
             Its processor.
         answer_list (`Sequence[str]`, *optional*):
