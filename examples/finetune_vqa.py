@@ -98,11 +98,10 @@ def load_model(args: Arguments) -> tuple[SaclForQuestionAnswering, SaclProcessor
         model = SaclForQuestionAnswering(build_model(processor).config)
     else:
         processor = AutoProcessor.from_pretrained(args.model)
-        options = {}
-        if args.image_size is not None:
-            processor.image_processor.size = {"height": args.image_size, "width": args.image_size}
-            options = {"vision_config": {"image_size": args.image_size}}
-        model = SaclForQuestionAnswering.from_pretrained(args.model, **options)
+        model = SaclForQuestionAnswering.from_pretrained(args.model)
+    if args.image_size is not None:
+        processor.image_processor.size = {"height": args.image_size, "width": args.image_size}
+        model.set_image_size(args.image_size)
     if args.use_cpu:
         # With few image tokens and short texts, CPUs are faster without the fused attention kernels.
         model.set_attn_implementation("eager")
