@@ -70,16 +70,93 @@ def plot_training_curves(log_history: Sequence[Mapping[str, Any]], path: str | o
     for axis, (title, names) in zip(axes, panels.items(), strict=False):
         for name in names:
             steps, values = zip(*series[name], strict=True)
-            label = "validation" if name in ("eval_" + names[0], "eval_loss") else name.removeprefix("eval_")
+            label = _label(name, names)
             axis.plot(steps, values, label=label, marker="." if len(steps) < 20 else None, linewidth=1.4)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=8)
+        axis.ticklabel_format(axis="y", useOffset=False)
         axis.grid(alpha=0.3)
         if len(names) > 1:
             axis.legend(fontsize=7, frameon=False)
     for axis in axes[len(panels) :]:
         axis.axis("off")
+    figure.savefig(path, dpi=120)
+
+
+def _label(name: str, names: Sequence[str]) -> str:
+    if f"eval_{name}" in names:
+        return "training"
+    if name.removeprefix("eval_") in names and name.startswith("eval_"):
+        return "validation"
+    for prefix in ("eval_", "regulation_weight_"):
+        name = name.removeprefix(prefix)
+    return {"p5": "5th percentile", "min": "minimum"}.get(name, name.replace("_recall@10", "").replace("_", " "))
+
+
+def plot_weight_histogram(
+    weights: Sequence[float] | torch.Tensor, path: str | os.PathLike, *, title: str | None = None
+) -> None:
+    """
+    Draws how the regulation weights of negatives are spread: how many are spared, and how much.
+
+    A line stands at 1, where InfoNCE has all of them, and another at the 5th percentile, above which 95 % of the
+    negatives lie.
+
+    Args:
+        weights (`list[float]` or `torch.Tensor`):
+            The weights of negatives, as [`regulation_weights`] gives them without the zeros of the positives; or
+            evenly spaced quantiles of them.
+        path (`str` or `os.PathLike`):
+            Where to write the picture; its ending gives the format (`.png`, `.svg`).
+        title (`str`, *optional*):
+            Heading of the picture.
+
+    Raises:
+        ValueError: if there is no weight, or one that is negative or not finite.
+
+    Example:
+
+    ```python
+    >>> weights = regulation_weights(text_embeds @ image_embeds.T)
+    >>> plot_weight_histogram(weights[weights > 0], "weights.png")
+    ```
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    values = torch.as_tensor(weights).detach().flatten().double().cpu()
+    if not len(values) or not values.isfinite().all() or values.min() < 0:
+        raise ValueError(f"There must be weights, finite and at least 0, to draw; got {weights!r}.")
+    lowest, fifth = values.min().item(), values.quantile(0.05).item()
+
+    figure = Figure(figsize=(6.4, 2.9), layout="constrained")
+    axis = figure.subplots()
+    low, high = min(lowest, 1.0), max(values.max().item(), 1.0)
+    margin = 0.03 * max(high - low, 0.1)
+    axis.hist(
+        values.numpy(),
+        bins=40,
+        range=(low - margin, high + margin),
+        weights=torch.full_like(values, 1 / len(values)).numpy(),
+        color="#4c78a8",
+        edgecolor="white",
+        linewidth=0.4,
+    )
+    axis.axvline(1.0, color="#57606a", linewidth=1.2, linestyle="--", label="1: InfoNCE, every negative alike")
+    axis.axvline(fifth, color="#e45756", linewidth=1.2, label=f"{fifth:.2f}: 5 % of the negatives weigh less")
+    axis.set_xlabel(f"weight of a negative (lowest {lowest:.2f}; lower is spared more)", fontsize=9)
+    axis.set_ylabel("share of negatives", fontsize=9)
+    axis.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    axis.set_xlim(low - margin, high + margin)
+    axis.tick_params(labelsize=8)
+    axis.grid(axis="y", alpha=0.3)
+    axis.set_axisbelow(True)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    axis.legend(fontsize=8, frameon=False, loc="upper right")
+    if title:
+        axis.set_title(title, fontsize=10, parse_math=False)
     figure.savefig(path, dpi=120)
 
 
@@ -120,7 +197,17 @@ def plot_retrieval_grid(
         len(queries), columns + 1, squeeze=False, gridspec_kw={"width_ratios": [3.6, *[1] * columns]}
     )
     for number, (query, found, row) in enumerate(zip(queries, images, axes, strict=True)):
-        row[0].text(0.98, 0.5, query, ha="right", va="center", fontsize=9, wrap=True, transform=row[0].transAxes)
+        row[0].text(
+            0.98,
+            0.5,
+            query,
+            ha="right",
+            va="center",
+            fontsize=9,
+            wrap=True,
+            parse_math=False,
+            transform=row[0].transAxes,
+        )
         for axis in row:
             axis.set(xticks=[], yticks=[])
             for spine in axis.spines.values():
@@ -133,7 +220,7 @@ def plot_retrieval_grid(
                 for spine in axis.spines.values():
                     spine.set(visible=True, color=color, linewidth=2)
     if title:
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(title, fontsize=10, parse_math=False)
     figure.savefig(path, dpi=90)
 
 
@@ -207,7 +294,7 @@ def plot_grounding(
         axis.set_title(word, fontsize=10, parse_math=False)
         axis.set_xlabel(f"{peak / highest:.0%}", fontsize=8, color="gray")
     if title:
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(title, fontsize=10, parse_math=False)
     figure.savefig(path, dpi=120)
 
 
@@ -275,7 +362,7 @@ def visualize_patch_selection(
         axis.set_title(title, fontsize=10)
         axis.axis("off")
     if text is not None:
-        figure.suptitle(text, fontsize=11)
+        figure.suptitle(text, fontsize=11, parse_math=False)
     return figure
 
 

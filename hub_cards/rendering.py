@@ -1,0 +1,76 @@
+# Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""From facts to Markdown: the templates, and filters that make the text of data sets harmless."""
+
+import html
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+
+_MARKDOWN = re.compile(r"([\\`*_\[\]|~$#])")
+_MAX_LENGTH = 300
+
+
+def render_sections(template: str, **values: Any) -> dict[str, str]:
+    """
+    The sections of a template in their order, each with its text; a section without text is left out.
+
+    Args:
+        template (`str`): The file in `hub_cards/templates`.
+        values (`Any`): What the template speaks of.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hub_cards", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(text=text, code=code, fenced=fenced, python=python, number=number)
+    sections: dict[str, str] = {}
+
+    def section(name: str, caller: Callable[[], str]) -> str:
+        content = re.sub(r"\n{3,}", "\n\n", str(caller())).strip()
+        if content:
+            sections[name] = content
+        return ""
+
+    environment.get_template(template).render(section=section, **values)
+    return sections
+
+
+def text(value: Any) -> Markup:
+    """A value as plain words in Markdown: on one line, neither HTML nor markup."""
+    words = " ".join(str(value).split())
+    words = words if len(words) <= _MAX_LENGTH else words[: _MAX_LENGTH - 1] + "…"
+    return Markup(_MARKDOWN.sub(r"\\\1", html.escape(words, quote=False)))
+
+
+def code(value: Any) -> Markup:
+    """A value as code within a line, whatever it holds."""
+    words = " ".join(str(value).split())
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", words)), default=0))
+    pad = " " if words.startswith("`") or words.endswith("`") else ""
+    # In a table a bar ends the cell, in code too.
+    return Markup(f"{fence}{pad}{words}{pad}{fence}".replace("|", "\\|"))
+
+
+def fenced(value: Any, language: str = "") -> Markup:
+    """A value as a block of code, whatever it holds."""
+    body = str(value).strip("\n")
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`{3,}", body)), default=0))
+    return Markup(f"{fence}{language}\n{body}\n{fence}")
+
+
+def python(value: Any) -> Markup:
+    """A value as Python writes it, on one line; a string in double quotes."""
+    return Markup(json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value))
+
+
+def number(value: float, digits: int = 1) -> str:
+    """A number as people write it: 8,072 or 36.4."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
