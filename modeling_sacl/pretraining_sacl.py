@@ -69,10 +69,13 @@ class SaclMaskedLanguageHead(nn.Module):
 
 
 class SaclWithMaskedLanguageHead(SaclPreTrainedModel):
-    """A model whose `mlm_head` predicts with the word embeddings of its text tower."""
+    """A model whose `mlm_head` predicts with word embeddings, those of its text tower by default."""
+
+    def _predicted_word_embeddings(self) -> nn.Module:
+        return self.get_input_embeddings()
 
     def _add_mlm_head(self) -> None:
-        word_embeddings = self.get_input_embeddings()
+        word_embeddings = self._predicted_word_embeddings()
         self.mlm_head = SaclMaskedLanguageHead(self.config, embedding_size=word_embeddings.embedding_dim)
         # Where the word embeddings are depends on the text tower's family.
         name = next(name for name, module in self.named_modules() if module is word_embeddings)
@@ -123,6 +126,7 @@ class SaclForPreTraining(SaclWithMaskedLanguageHead, SaclForImageTextRetrieval):
         with_itm: bool = True,
         hard_negative_strength: float = 0.0,
         hard_negative_similarity: torch.Tensor | None = None,
+        hard_negative_share: float = 1.0,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[TransformersKwargs],
@@ -148,6 +152,8 @@ class SaclForPreTraining(SaclWithMaskedLanguageHead, SaclForImageTextRetrieval):
                 the anchor are drawn less.
             hard_negative_similarity (`torch.Tensor` of shape `(batch_size, batch_size)`, *optional*):
                 Cosines of images with texts that regulate the draw; defaults to the model's own.
+            hard_negative_share (`float`, *optional*, defaults to 1.0):
+                Probability, in [0, 1], that a negative is drawn hard, and not evenly ([`sample_hard_negatives`]).
             return_loss (`bool`, *optional*):
                 Whether to return the contrastive loss and the sum of all losses.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
@@ -168,9 +174,10 @@ class SaclForPreTraining(SaclWithMaskedLanguageHead, SaclForImageTextRetrieval):
             outputs, input_ids, pixel_values, attention_mask, interpolate_pos_encoding
         )
         if with_itm:
-            self._add_matching(
-                rows, outputs, text_outputs, attention_mask, pair_ids, hard_negative_strength, hard_negative_similarity
+            matched = self._match_with_hard_negatives(
+                outputs, pair_ids, hard_negative_strength, hard_negative_similarity, hard_negative_share
             )
+            self._add_matching(rows, text_outputs, attention_mask, *matched)
         if mlm_input_ids is not None:
             masked_outputs = self.sacl.get_text_features(mlm_input_ids, attention_mask=attention_mask)
             batch = torch.arange(len(input_ids), device=input_ids.device)

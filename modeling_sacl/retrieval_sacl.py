@@ -61,11 +61,16 @@ class SaclForImageTextRetrievalOutput(ModelOutput):
 
 
 def sample_hard_negatives(
-    logits: torch.Tensor, positive_mask: torch.Tensor, log_weights: torch.Tensor | None = None
+    logits: torch.Tensor,
+    positive_mask: torch.Tensor,
+    log_weights: torch.Tensor | None = None,
+    hard_share: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     r"""
     Draws one hard negative for every anchor: a candidate that is not a positive, with the probability that the
     contrastive softmax gives it (ALBEF, section 3.2), so that the most confusing are drawn most often.
+
+        p_ij = share * softmax_j(logits_ij + log w_ij) + (1 - share) / number of negatives of i
 
     Args:
         logits (`torch.Tensor` of shape `(num_anchors, num_candidates)`):
@@ -75,21 +80,30 @@ def sample_hard_negatives(
         log_weights (`torch.Tensor` of shape `(num_anchors, num_candidates)`, *optional*):
             Regulation of the draw. A false negative is confusing *because* it matches; weighted down by its
             similarity, it is not labelled "no match" either.
+        hard_share (`float`, *optional*, defaults to 1.0):
+            Probability, in [0, 1], that a draw is hard; it is otherwise even. A fusion encoder that cannot yet tell
+            any two images apart learns nothing from the most confusing ones.
 
     Returns:
         Two `torch.Tensor` of shape `(num_anchors,)`: the index drawn (int64), and whether the anchor has a negative at
         all (bool). Where it has none, the index means nothing but is in range; where the logits are not finite, any
         negative is drawn.
+
+    Raises:
+        ValueError: if `hard_share` is out of its range.
     """
+    if not 0.0 <= hard_share <= 1.0:
+        raise ValueError(f"`hard_share` is a probability, in [0, 1], got {hard_share}.")
     scores = logits.detach().float()
     if log_weights is not None:
         scores = scores + log_weights
     has_negative = ~positive_mask.all(dim=-1)
-    probabilities = scores.masked_fill(positive_mask, -torch.inf).softmax(dim=-1)
+    hard = scores.masked_fill(positive_mask, -torch.inf).softmax(dim=-1)
+    even = (~positive_mask | ~has_negative[:, None]).to(hard.dtype)
+    even = even / even.sum(dim=-1, keepdim=True)
     # `multinomial` fails on a row of NaN, which is what the softmax makes of no negative and of logits not finite.
-    evenly = (~positive_mask | ~has_negative[:, None]).to(probabilities.dtype)
-    probabilities = torch.where(probabilities.isfinite().all(dim=-1, keepdim=True), probabilities, evenly)
-    return probabilities.multinomial(1).squeeze(1), has_negative
+    hard = torch.where(hard.isfinite().all(dim=-1, keepdim=True), hard, even)
+    return even.lerp(hard, hard_share).multinomial(1).squeeze(1), has_negative
 
 
 @dataclass
@@ -210,6 +224,7 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         with_itm: bool = True,
         hard_negative_strength: float = 0.0,
         hard_negative_similarity: torch.Tensor | None = None,
+        hard_negative_share: float = 1.0,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[TransformersKwargs],
@@ -229,6 +244,8 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
                 the anchor are drawn less.
             hard_negative_similarity (`torch.Tensor` of shape `(batch_size, batch_size)`, *optional*):
                 Cosines of images with texts that regulate the draw; defaults to the model's own.
+            hard_negative_share (`float`, *optional*, defaults to 1.0):
+                Probability, in [0, 1], that a negative is drawn hard, and not evenly ([`sample_hard_negatives`]).
             return_loss (`bool`, *optional*):
                 Whether to return the contrastive loss and the sum of all losses.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
@@ -244,9 +261,10 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
             outputs, input_ids, pixel_values, attention_mask, interpolate_pos_encoding
         )
         if with_itm:
-            self._add_matching(
-                rows, outputs, text_outputs, attention_mask, pair_ids, hard_negative_strength, hard_negative_similarity
+            matched = self._match_with_hard_negatives(
+                outputs, pair_ids, hard_negative_strength, hard_negative_similarity, hard_negative_share
             )
+            self._add_matching(rows, text_outputs, attention_mask, *matched)
             (matched,) = rows.fuse(self.sacl, vision_outputs, **kwargs)
             self._judge_matching(outputs, matched)
         if return_loss:
@@ -278,24 +296,17 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
     def _add_matching(
         self,
         rows: FusionRows,
-        outputs: SaclForImageTextRetrievalOutput,
         text_outputs: ModelOutput,
         attention_mask: torch.Tensor | None,
-        pair_ids: torch.Tensor | None,
-        strength: float,
-        similarity: torch.Tensor | None,
+        text_index: torch.Tensor,
+        image_index: torch.Tensor,
     ) -> None:
-        """The pairs and their hard negatives, to be read at the first token."""
-        batch = torch.arange(len(outputs.text_embeds), device=outputs.text_embeds.device)
-        positive_mask = find_positives(batch if pair_ids is None else pair_ids)
-        text_index, image_index, outputs.itm_labels = self._match_with_hard_negatives(
-            outputs, positive_mask, strength, similarity
-        )
+        """Texts with the images that they are matched with, to be read at the first token."""
         rows.add(
             text_outputs.last_hidden_state[text_index],
             image_index,
             None if attention_mask is None else attention_mask[text_index],
-            positions=batch.new_zeros(len(text_index), 1),
+            positions=text_index.new_zeros(len(text_index), 1),
         )
 
     def _judge_matching(self, outputs: SaclForImageTextRetrievalOutput, matched: torch.Tensor) -> None:
@@ -313,11 +324,14 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
     def _match_with_hard_negatives(
         self,
         outputs: SaclForImageTextRetrievalOutput,
-        positive_mask: torch.Tensor,
+        pair_ids: torch.Tensor | None,
         strength: float,
         similarity: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Texts and images to match, and labels: the pairs, then images with wrong texts, texts with wrong images."""
+        hard_share: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Texts and images to match: the pairs, then images with wrong texts, texts with wrong images. Labels too."""
+        batch = torch.arange(len(outputs.text_embeds), device=outputs.text_embeds.device)
+        positive_mask = find_positives(batch if pair_ids is None else pair_ids)
         logits = contrastive_logits(
             outputs.image_embeds.detach(), outputs.text_embeds.detach(), outputs.logit_scale.detach()
         )
@@ -331,16 +345,17 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
             logits,
             positive_mask,
             log_regulation_weights(cosines, strength=strength, negative_mask=~positive_mask),
+            hard_share,
         )
         negative_images, text_has_negative = sample_hard_negatives(
             logits.T,
             positive_mask.T,
             log_regulation_weights(cosines.T, strength=strength, negative_mask=~positive_mask.T),
+            hard_share,
         )
-        batch = torch.arange(len(logits), device=logits.device)
         has_negative = torch.cat([image_has_negative, text_has_negative])
-        labels = torch.cat([torch.ones_like(batch), torch.where(has_negative, 0, -100)])
-        return torch.cat([batch, negative_texts, batch]), torch.cat([batch, batch, negative_images]), labels
+        outputs.itm_labels = torch.cat([torch.ones_like(batch), torch.where(has_negative, 0, -100)])
+        return torch.cat([batch, negative_texts, batch]), torch.cat([batch, batch, negative_images])
 
 
 __all__ = [

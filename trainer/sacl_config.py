@@ -48,6 +48,10 @@ class SaclTrainingArguments(TrainingArguments):
         regulate_hard_negatives (`bool`, *optional*, defaults to `True`):
             Whether the hard negatives of image-text matching are drawn with the regulation weights too. A false
             negative labelled "no match" is the same mistake again.
+        hard_negative_warmup (`float`, *optional*, defaults to 0.0):
+            Share or steps over which the negatives of image-text matching turn hard: at first they are drawn evenly,
+            in the end all by the contrast. 0 draws hard ones from the start, as the papers do; a fusion encoder that
+            starts from random weights may then never begin to learn.
         momentum (`float`, *optional*, defaults to 0.995):
             Momentum of the teacher, in [0, 1). `None` trains without one: less memory and time, and the model's own
             detached similarity regulates.
@@ -146,6 +150,9 @@ class SaclTrainingArguments(TrainingArguments):
     )
     regulate_hard_negatives: bool = field(
         default=True, metadata={"help": "Draw the hard negatives of matching with the regulation weights too."}
+    )
+    hard_negative_warmup: float = field(
+        default=0.0, metadata={"help": "Share (< 1) or steps over which the negatives of matching turn hard."}
     )
 
     # Teacher and queue.
@@ -260,6 +267,7 @@ class SaclTrainingArguments(TrainingArguments):
 _RANGES: dict[str, tuple[float, float]] = {
     "regulation_strength": (0, 1e3),
     "regulation_warmup": (0, float("inf")),
+    "hard_negative_warmup": (0, float("inf")),
     "momentum": (0, 1),
     "distillation_weight": (0, 1),
     "distillation_warmup": (0, float("inf")),

@@ -449,6 +449,21 @@ class TestHardNegatives:
         assert_frequencies(index, regulated)
         assert regulated[1] < plain[1] / 2
 
+    @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+    def test_a_share_is_drawn_hard_and_the_rest_evenly(self, share):
+        torch.manual_seed(0)
+        draws = 40_000
+        logits = torch.tensor([2.0, 0.0, 1.0, -1.0, 3.0])
+        positive = torch.tensor([False, False, True, False, False])
+        index, _ = sample_hard_negatives(logits.expand(draws, 5), positive.expand(draws, 5), hard_share=share)
+        hard = logits.masked_fill(positive, -torch.inf).softmax(0)
+        assert_frequencies(index, share * hard + (1 - share) * torch.tensor([0.25, 0.25, 0.0, 0.25, 0.25]))
+
+    @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+    def test_a_share_out_of_range_is_named(self, share):
+        with pytest.raises(ValueError, match=rf"hard_share.*{share}"):
+            sample_hard_negatives(torch.zeros(2, 2), torch.eye(2, dtype=torch.bool), hard_share=share)
+
     def test_draw_carries_no_gradient(self):
         logits = torch.randn(3, 3, requires_grad=True)
         index, has_negative = sample_hard_negatives(logits, torch.eye(3, dtype=torch.bool))

@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from modeling_sacl import SaclForImageTextRetrieval, SaclForPreTraining, SaclModel, SaclProcessor
+from modeling_sacl.retrieval_sacl import sample_hard_negatives
 from trainer import OBJECTIVES, PairCollator, SaclTrainer, evaluate_retrieval
 
 
@@ -598,6 +599,23 @@ class TestSchedules:
         seen = watch_objective(trainer)
         trainer.train()
         assert [batch.distillation_weight for batch in seen] == pytest.approx(expected, abs=1e-6)
+
+    @pytest.mark.parametrize(
+        ("warmup", "expected"),
+        [(0.5, [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0]), (2, [0.0, 0.5] + 6 * [1.0]), (0, 8 * [1.0])],
+    )
+    def test_negatives_turn_hard_over_a_share_or_steps(self, make_trainer, monkeypatch, warmup, expected):
+        shares = []
+
+        def spy(*arguments):
+            shares.append(arguments[3])
+            return sample_hard_negatives(*arguments)
+
+        monkeypatch.setattr("modeling_sacl.retrieval_sacl.sample_hard_negatives", spy)
+        trainer = make_trainer(hard_negative_warmup=warmup, max_steps=8, per_device_train_batch_size=2)
+        trainer.train()
+        # Once for the images' texts and once for the texts' images.
+        assert shares[::2] == shares[1::2] == pytest.approx(expected)
 
     def test_evaluation_is_not_ramped_so_that_its_losses_compare(self, make_trainer, pairs):
         trainer = make_trainer(
