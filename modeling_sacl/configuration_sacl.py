@@ -340,6 +340,9 @@ class SaclConfig(PreTrainedConfig):
             Whether the masked-language head predicts with the text tower's word embeddings.
         num_answer_decoder_layers (`int`, *optional*):
             Layers of the decoder of [`SaclForQuestionAnswering`]; as many as the fusion encoder has, if not given.
+        share_answer_word_embeddings (`bool`, *optional*, defaults to `True`):
+            Whether the decoder of [`SaclForQuestionAnswering`] reads the text tower's word embeddings. Without it, it
+            has its own, as in ALBEF, and the masked-language head predicts with those.
 
     Example:
 
@@ -371,6 +374,7 @@ class SaclConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
     num_answer_decoder_layers: int | None = None
+    share_answer_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs):
         _reject_unknown_arguments(self, kwargs)

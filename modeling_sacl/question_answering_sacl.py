@@ -134,9 +134,11 @@ class SaclAnswerDecoder(SaclPreTrainedModel):
         config ([`SaclFusionConfig`]):
             Its `encoder_hidden_size` is the width of the question's tokens.
         embedding_size (`int`):
-            Width of the word embeddings, which are the text tower's.
+            Width of the word embeddings.
         max_length (`int`):
             The longest answer in tokens.
+        vocab_size (`int`, *optional*):
+            Number of the decoder's own word embeddings; without it, the words are another's.
     """
 
     config: SaclFusionConfig
@@ -150,8 +152,9 @@ class SaclAnswerDecoder(SaclPreTrainedModel):
         "cross_attentions": OutputRecorder(SaclAttention, index=1, layer_name="cross_attention"),
     }
 
-    def __init__(self, config: SaclFusionConfig, embedding_size: int, max_length: int):
+    def __init__(self, config: SaclFusionConfig, embedding_size: int, max_length: int, vocab_size: int | None = None):
         super().__init__(config)
+        self.word_embedding = None if vocab_size is None else nn.Embedding(vocab_size, embedding_size)
         self.position_embedding = nn.Embedding(max_length, embedding_size)
         self.embedding_layer_norm = nn.LayerNorm(embedding_size, eps=config.layer_norm_eps)
         self.embedding_projection = (
@@ -253,7 +256,8 @@ class SaclForQuestionAnswering(SaclWithMaskedLanguageHead, GenerationMixin):
     differ in width.
 
     With `labels` the model trains under the stock [`Trainer`]. `config.num_answer_decoder_layers` says how deep the
-    decoder is.
+    decoder is; with `config.share_answer_word_embeddings=False` it has words of its own, which start as the text
+    tower's.
 
     Args:
         config ([`SaclConfig`]).
@@ -292,14 +296,35 @@ class SaclForQuestionAnswering(SaclWithMaskedLanguageHead, GenerationMixin):
             dtype=None,
             embedding_size=self.get_input_embeddings().embedding_dim,
             max_length=min(max_length, _MAX_ANSWER_LENGTH),
+            vocab_size=None if config.share_answer_word_embeddings else config.text_config.vocab_size,
         )
         self._add_mlm_head()
         self.post_init()
+
+    def _predicted_word_embeddings(self) -> nn.Module:
+        own = self.answer_decoder.word_embedding
+        return self.get_input_embeddings() if own is None else own
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """Like [`~PreTrainedModel.resize_token_embeddings`], for the decoder's own words too, where it has some."""
+        decoder = self.answer_decoder
+        if decoder.word_embedding is not None:
+            decoder.word_embedding = self._get_resized_embeddings(
+                decoder.word_embedding, new_num_tokens, pad_to_multiple_of, mean_resizing
+            )
+        return super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
 
     @torch.no_grad()
     def _start_copies(self, names: Iterable[str]) -> None:
         names = list(names)
         super()._start_copies(names)
+        if "answer_decoder.word_embedding.weight" in names:
+            self.answer_decoder.word_embedding.weight.copy_(self.get_input_embeddings().weight)
         if "answer_decoder.position_embedding.weight" not in names:
             return
         # The embeddings of BERT and its relatives.
@@ -568,7 +593,7 @@ class SaclForQuestionAnswering(SaclWithMaskedLanguageHead, GenerationMixin):
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         return self.answer_decoder(
-            self.get_input_embeddings()(decoder_input_ids),
+            self._predicted_word_embeddings()(decoder_input_ids),
             question_states,
             question_mask=attention_mask,
             question_index=question_index,

@@ -64,15 +64,18 @@ _MASKED_LANGUAGE_HEAD: Renaming = [
 ]
 
 
+def new_name(name: str, renaming: Renaming) -> str | None:
+    """What a weight is called here; `None` if no pattern matches."""
+    for pattern, replacement in renaming:
+        if re.fullmatch(pattern, name):
+            return re.sub(pattern, replacement, name)
+    return None
+
+
 def _rename(weights: Weights, renaming: Renaming) -> Weights:
     """The weights whose name matches, under their new names; the others are left out."""
-    renamed = {}
-    for name, weight in weights.items():
-        for pattern, replacement in renaming:
-            if re.fullmatch(pattern, name):
-                renamed[re.sub(pattern, replacement, name)] = weight
-                break
-    return renamed
+    renamed = {new_name(name, renaming): weight for name, weight in weights.items()}
+    return {name: weight for name, weight in renamed.items() if name is not None}
 
 
 @dataclass
