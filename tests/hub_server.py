@@ -1,9 +1,9 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """
-A small Hub on loopback: what `huggingface_hub` asks of the real one, over HTTP, with storage on disk and faults on order.
+A small Hub on loopback: what `huggingface_hub` asks of the real one, over HTTP, stored on disk, with faults on order.
 
-The stock client talks to it unmodified when `HF_ENDPOINT` points at it (and `HF_HUB_DISABLE_XET=1` has it take git LFS,
-which the client speaks wherever `hf_xet` is not installed). What it keeps is laid out as git does: files by their hash,
+The stock client talks to it unmodified when `HF_ENDPOINT` points at it (and `HF_HUB_DISABLE_XET=1` has it take git
+LFS, which it speaks wherever `hf_xet` is not installed). What is kept is laid out as git does: files by their hash,
 commits as JSON that names them, branches, tags and pull requests as names of commits. Large files lie in a storage of
 another origin, as with the real one, so that a token that leaks to it is seen.
 
@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def lfs_pointer(sha256: str, size: int) -> bytes:
 
 
 def now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -86,7 +86,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def card_data(content: bytes | None) -> dict | None:
-    """The metadata of a `README.md`, `None` if it has none; raises `yaml.YAMLError` or `ValueError` if it is invalid."""
+    """The metadata of a `README.md`, `None` if it has none. Raises `yaml.YAMLError` or `ValueError`."""
     match = re.match(r"\s*---\r?\n(.*?)^---\s*$", (content or b"").decode(), re.DOTALL | re.MULTILINE)
     if match is None:
         return None
