@@ -65,7 +65,11 @@ def _linked_files(page: File, root: Path) -> set[str]:
         return text
 
     outside_code(page.content_string, collect)
-    return {path for path in found if not path.startswith("docs/") and (root / path).exists()}
+    return {path for path in found if not _is_of_the_site(path) and (root / path).exists()}
+
+
+def _is_of_the_site(path: str) -> bool:
+    return path.startswith("docs/") and path.endswith((".md", *PICTURES))
 
 
 def _in_repository(link: str, page: File) -> str:
@@ -79,7 +83,7 @@ def _on_the_site(link: str, page: File, root: Path) -> str:
     path = _in_repository(link, page)
     if not (root / path).exists():
         return link  # MkDocs says so.
-    target = path.removeprefix("docs/") if path.startswith("docs/") else _place(path, root)
+    target = path.removeprefix("docs/") if _is_of_the_site(path) else _place(path, root)
     return posixpath.relpath(target, posixpath.dirname(page.src_uri) or ".")
 
 

@@ -47,7 +47,7 @@ def reference_names(folder: Path) -> dict[str, str]:
 
 def with_links(text: str, names: Mapping[str, str]) -> str:
     """
-    The `[`Name`]` of transformers' docstrings as links into the reference, and as plain code where it has no such name.
+    The `[`Name`]` of transformers' docstrings as links into the reference; as plain code where it has no such name.
 
     As there, a `~` shows the last part alone.
     """
