@@ -30,7 +30,7 @@ def render_sections(template: str, **values: Any) -> dict[str, str]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(text=text, code=code, fenced=fenced, python=python, number=number)
+    environment.filters.update(text=text, code=code, fenced=fenced, python=python, number=number, doctests=doctests)
     sections: dict[str, str] = {}
 
     def section(name: str, caller: Callable[[], str]) -> str:
@@ -64,6 +64,14 @@ def fenced(value: Any, language: str = "") -> Markup:
     body = str(value).strip("\n")
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`{3,}", body)), default=0))
     return Markup(f"{fence}{language}\n{body}\n{fence}")
+
+
+def doctests(value: Any) -> Markup:
+    """The examples of a docstring: prompts and results as blocks of code, words between them as prose."""
+    blocks = []
+    for paragraph in re.split(r"\n\s*\n", str(value).strip()):
+        blocks.append(str(fenced(paragraph, "python")) if paragraph.startswith(">>>") else paragraph)
+    return Markup("\n\n".join(blocks))
 
 
 def python(value: Any) -> Markup:
