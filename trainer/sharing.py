@@ -128,8 +128,8 @@ def load_training_arguments(
     unknown = sorted(set(values) - known)
     if unknown:
         raise ValueError(
-            f"{path} names arguments that these versions of the libraries do not have: {', '.join(unknown)}. Its first "
-            "lines say which ones it was written with; or delete these lines."
+            f"{path} names arguments that the installed versions do not have: {', '.join(unknown)}. Its first lines "
+            "say which versions it was written with; or delete these arguments."
         )
     return SaclTrainingArguments(**{**values, "output_dir": os.fspath(output_dir), **changes})
 

@@ -1,27 +1,22 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """Pushing to a Hub over HTTP: what arrives there, as what, and for whom."""
 
-import hashlib
-import io
 import json
 import logging
-import subprocess
-import sys
-import threading
 
 import pytest
 import torch
 import yaml
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load as load_tensors
 from transformers import AutoModel, AutoProcessor
 
-from modeling_sacl import SaclForPreTraining, SaclModel
+from modeling_sacl import SaclModel
 from modeling_sacl.configuration_sacl import MODULES
 from trainer import SaclTrainingArguments
-from trainer.sharing import files_to_share, load_training_arguments, shareable_arguments
+from trainer.sharing import load_training_arguments, save_training_arguments, shareable_arguments, stage
 
 
 REPO = "user/sacl-tiny"
@@ -99,11 +94,8 @@ class TestTheTrainer:
         # In shards, which loading passes over if there is a file of the whole.
         with torch.no_grad():
             trainer.model.sacl.logit_scale += 1
-        SaclForPreTraining.save_pretrained.__wrapped__ if False else None
         trainer.model.save_pretrained(trainer.args.output_dir, max_shard_size="50KB")
-        from trainer.sharing import stage
-
-        (trainer._repository.push)(stage(trainer.args.output_dir), "In shards")
+        trainer._repository.push(stage(trainer.args.output_dir), "In shards")
         names = set(hub.files(REPO))
         assert "model.safetensors.index.json" in names and "model.safetensors" not in names
         assert AutoModel.from_pretrained(REPO).logit_scale == trainer.model.sacl.logit_scale
@@ -269,8 +261,6 @@ class TestTrainingArguments:
             warmup_steps=0.25,
             accelerator_config={"split_batches": True},
         )
-        from trainer.sharing import save_training_arguments
-
         path = save_training_arguments(args, tmp_path)
         again = load_training_arguments(tmp_path, output_dir=tmp_path / "again", use_cpu=True, report_to="none")
         assert shareable_arguments(again) == shareable_arguments(args)
@@ -283,8 +273,6 @@ class TestTrainingArguments:
     def test_paths_and_tokens_stay_at_home(self, make_arguments, tmp_path):
         args = make_arguments(hub_token="hf_secret", push_to_hub=False)
         args.optim_args = "/home/me/optimizer.json"
-        from trainer.sharing import save_training_arguments
-
         text = save_training_arguments(args, tmp_path).read_text()
         assert "hf_secret" not in text and "/home/me" not in text and "# optim_args: a path" in text
         assert "optim_args" not in yaml.safe_load(text)
