@@ -72,6 +72,8 @@ from .stability import NonFiniteGuard
 logger = logging.get_logger(__name__)
 
 TRAINING_STATE_NAME = "sacl_training_state.safetensors"
+# Seconds for a push to end, when the training has ended with an error.
+PATIENCE_AFTER_FAILURE = 600
 
 
 class SaclTrainer(Trainer):
@@ -787,9 +789,12 @@ class SaclTrainer(Trainer):
             )
         try:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-        except Exception:
+        except Exception as error:
             # What was saved last is worth the most when the training fails.
-            self._finish_current_push()
+            pushes = getattr(self, "push_in_progress", None)
+            if pushes is not None and not pushes.is_done():
+                logger.warning(f"The training failed ({error!r}); its last checkpoint is still being pushed.")
+                pushes.wait_until_done(timeout=PATIENCE_AFTER_FAILURE)
             raise
 
     def _checkpoint_to_resume(self, resume_from_checkpoint: str | bool) -> str:
@@ -1064,11 +1069,16 @@ class SaclTrainer(Trainer):
         if not self.is_world_process_zero():
             return None
         self._repository.fetch_card(self.args.output_dir, revision)
-        self.create_model_card(**card)
+        self.create_model_card(**{**card, "tags": self._tags(card.get("tags"))})
         self._finish_current_push()
         staged = stage(self.args.output_dir)
         push = partial(self._repository.push, staged, commit_message, revision=revision, create_pr=create_pr, tag=tag)
         return push() if blocking else self.push_in_progress.submit(f"{commit_message!r}", push, staged)
+
+    def _tags(self, tags: str | list[str] | None) -> list[str]:
+        """Tags for the card: the given ones, and those that the model has (`model.add_model_tags`)."""
+        given = [tags] if isinstance(tags, str) else tags or []
+        return [*given, *(tag for tag in getattr(self.model, "model_tags", None) or [] if tag not in given)]
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Pushes a sealed checkpoint's model in the background, with the training state if the strategy says so."""

@@ -43,6 +43,8 @@ logger = logging.get_logger(__name__)
 ARGUMENTS_NAME = "training_arguments.yaml"
 CARD_NAME = "README.md"
 STAGING_PREFIX = "_push-"
+# What the card said when it was pushed, to tell later what people have changed, here or there.
+PUSHED_CARD_NAME = "_pushed_card.md"
 
 # Models, processors, their code, the card and its pictures. Nothing else that lies about in a folder is shared.
 _SHARED_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".spm", ".tiktoken", ".jinja", ".md"}
@@ -345,7 +347,6 @@ class HubRepository:
             lambda: self.api.create_repo(repo_id, private=private, exist_ok=True), f"Creating the repository {repo_id}"
         )
         self.repo_id = url.repo_id
-        self._pushed_card: str | None = None
 
     def push(
         self,
@@ -377,11 +378,13 @@ class HubRepository:
                 without_pickles(staged.folder / staged.checkpoint)
             publish = self._propose if create_pr else partial(self._commit, revision=revision)
             commit = self._ask(publish(staged, commit_message), f"Pushing to {self.repo_id}")
+            if not create_pr and (staged.folder / CARD_NAME).exists():
+                shutil.copyfile(staged.folder / CARD_NAME, staged.folder.parent / PUSHED_CARD_NAME)
             if tag is not None:
                 make_tag = partial(self.api.create_tag, self.repo_id, tag=tag, revision=commit.oid, exist_ok=True)
-                self._ask(make_tag, f"Tagging {self.repo_id}")
-            card = staged.folder / CARD_NAME
-            self._pushed_card = card.read_text(encoding="utf-8") if card.exists() and not create_pr else None
+                self._ask(
+                    make_tag, f"Tagging {self.repo_id}", f"The commit {commit.oid} is published, without its tag."
+                )
             return commit
         finally:
             staged.discard()
@@ -391,20 +394,20 @@ class HubRepository:
         Brings the card home if someone has changed it on the Hub since it was pushed, so that writing it anew starts
         from theirs. What was changed here as well stays, with a warning. If the Hub does not answer, nothing happens.
         """
-        path = Path(folder, CARD_NAME)
+        path, pushed = Path(folder, CARD_NAME), _text_of(Path(folder, PUSHED_CARD_NAME))
         try:
             theirs = self._card_on_the_hub(revision)
         except (HTTPError, OSError) as error:
             logger.info(f"The card of {self.repo_id} could not be compared with the one here: {error}")
             return
-        if theirs is None or theirs == self._pushed_card:
+        ours = _text_of(path)
+        if theirs in (None, pushed, ours):
             return
-        ours = path.read_text(encoding="utf-8") if path.exists() else None
-        if ours is None or ours == self._pushed_card:
+        if ours in (None, pushed):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(theirs, encoding="utf-8")
-        elif ours != theirs:
-            logger.warning(f"{path} takes the place of a card on the Hub that says something else.")
+        else:
+            logger.warning(f"{path} takes the place of a card on the Hub that someone has changed too.")
 
     def _card_on_the_hub(self, revision: str | None) -> str | None:
         url = hf_hub_url(self.repo_id, CARD_NAME, revision=revision, endpoint=self.api.endpoint)
@@ -468,12 +471,14 @@ class HubRepository:
             _endpoint=self.api.endpoint,
         )
 
-    def _ask(self, ask: Callable[[], Any], what: str) -> Any:
+    def _ask(self, ask: Callable[[], Any], what: str, consequence: str = "Nothing was published.") -> Any:
         try:
             return with_retries(ask, what)
         except HfHubHTTPError as error:
-            error.append_to_message(_advice(error.response.status_code))
+            error.append_to_message(f"\n{_way_out(error.response.status_code, consequence)}")
             raise
+        except RuntimeError as error:  # That of a single file's upload.
+            raise RuntimeError(f"{error} {consequence}") from error.__cause__
 
 
 def check_options(revision: str | None, create_pr: bool, tag: str | None) -> None:
@@ -498,15 +503,24 @@ def _operations(staged: Staged, present: set[str]) -> list[CommitOperationAdd | 
     return [*additions, *(CommitOperationDelete(name, is_folder=False) for name in sorted(stale - set(files)))]
 
 
-def _advice(status: int) -> str:
+def _text_of(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def _way_out(status: int, consequence: str) -> str:
+    if status >= 500:
+        # It may have carried out what it did not answer.
+        return (
+            "The Hub did not recover in time. The commit is there as a whole or not at all: push again later. What has "
+            "arrived is not sent twice."
+        )
     ways_out = {
         401: "Log in with `hf auth login`, or pass a token (`hub_token`).",
         403: "The token needs the right to write there: take another, or propose the change with `create_pr=True`.",
         404: "Check the name of the repository, and that the token may see it.",
         429: "The Hub wants fewer requests: wait, or save less often.",
     }
-    way_out = ways_out.get(status, "The Hub did not recover in time: push again later." if status >= 500 else "")
-    return f"\nNothing was published. {way_out}".rstrip()
+    return f"{consequence} {ways_out.get(status, '')}".rstrip()
 
 
 # In the background -----------------------------------------------------------------------------------------------
@@ -557,11 +571,15 @@ class BackgroundPushes:
         with self._changed:
             return not self._is_working
 
-    def wait_until_done(self) -> None:
-        """Waits for everything that was submitted. Ctrl-C ends the waiting."""
+    def wait_until_done(self, timeout: float | None = None) -> bool:
+        """
+        Waits for everything that was submitted, and says whether it is done. Ctrl-C ends the waiting.
+
+        Args:
+            timeout (`float`, *optional*): For how many seconds at most.
+        """
         with self._changed:
-            while self._is_working:
-                self._changed.wait(timeout=1)
+            return self._changed.wait_for(lambda: not self._is_working, timeout)
 
     def _work(self) -> None:
         while True:
