@@ -39,6 +39,18 @@ class Page(gr.Blocks):
                 neutral_hue="slate",
                 font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
                 font_mono=["ui-monospace", "Consolas", "monospace"],
+            ).set(
+                # Enough contrast to be read (4.5 : 1 and more), which the default has not.
+                body_text_color_subdued="*neutral_600",
+                body_text_color_subdued_dark="*neutral_300",
+                block_label_text_color="*neutral_600",
+                block_label_text_color_dark="*neutral_300",
+                block_info_text_color="*neutral_600",
+                block_info_text_color_dark="*neutral_300",
+                input_placeholder_color="*neutral_500",
+                input_placeholder_color_dark="*neutral_400",
+                button_primary_background_fill="*primary_600",
+                button_primary_background_fill_hover="*primary_700",
             ),
             "css": Path(__file__).with_name("page.css").read_text(encoding="utf-8"),
             "share": False,

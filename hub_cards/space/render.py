@@ -56,7 +56,7 @@ def found_images(backend: Backend, results: Sequence[SearchResult], score: Calla
         image = image_tag(backend.thumbnail(row, LARGE), caption or f"Row {row} of the data set")
         items.append(
             f"<li><figure>{image}<figcaption>{_caption(caption)}"
-            f'<span class="sacl-score">{rank}. {escape(score(value))} · row {row}</span></figcaption></figure></li>'
+            f"{_score(rank, score(value), row)}</figcaption></figure></li>"
         )
     return f'<ol class="sacl-gallery">{"".join(items)}</ol>'
 
@@ -68,11 +68,12 @@ def found_texts(backend: Backend, results: Sequence[SearchResult], score: Callab
         caption = backend.caption(row)
         picture = backend.thumbnail(row, SMALL)
         image = image_tag(picture, f"What {caption!r} is the caption of") if backend.image_column else ""
-        items.append(
-            f'<li>{image}<div>{_caption(caption)}<span class="sacl-score">{rank}. {escape(score(value))} · row {row}'
-            "</span></div></li>"
-        )
+        items.append(f"<li>{image}<div>{_caption(caption)}{_score(rank, score(value), row)}</div></li>")
     return f'<ol class="sacl-texts">{"".join(items)}</ol>'
+
+
+def _score(rank: int, score: str, row: int) -> str:
+    return f'<span class="sacl-score"><span>{rank}. {escape(score)}</span><span>row {row}</span></span>'
 
 
 def cosine(value: float) -> str:
@@ -205,13 +206,13 @@ def _negative(
     width = 50 * abs(negative.weight - 1) / reach
     left = 50 - width if is_spared else 50
     word = "spared" if is_spared else "pushed harder" if negative.weight > 1 else "as InfoNCE"
-    closer = ' · <b class="sacl-closer">as close as its own pair</b>' if negative.similarity >= own_similarity else ""
+    closer = '<b class="sacl-closer">as close as its own pair</b>' if negative.similarity >= own_similarity else ""
     return (
         f"<li>{image_tag(backend.thumbnail(row, SMALL), caption or f'Row {row}')}<div>{_caption(caption)}"
         f'<span class="sacl-bar {"sacl-spared" if is_spared else "sacl-pushed"}" aria-hidden="true">'
         f'<i style="left:{left:.1f}%;width:{width:.1f}%"></i></span>'
-        f'<span class="sacl-score">weight <b>{negative.weight:.3f}</b>, {word} · cosine {negative.similarity:.3f} · '
-        f"row {row}{closer}</span></div></li>"
+        f'<span class="sacl-score"><span>weight <b>{negative.weight:.3f}</b>, {word}</span>'
+        f"<span>cosine {negative.similarity:.3f}</span><span>row {row}</span>{closer}</span></div></li>"
     )
 
 

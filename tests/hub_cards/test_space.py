@@ -311,13 +311,14 @@ class TestBackend:
 # HTML ----------------------------------------------------------------------------------------------------------------
 
 
-class TestRender:
-    @pytest.fixture(scope="class")
-    def hostile(self, sacl, pairs, make_backend):
-        """Captions that would like to be more than captions."""
-        pictures = [pairs[row]["image"] for row in range(4)]
-        return make_backend(*sacl, of_pictures(pictures, caption=[f"{HOSTILE} {row}" for row in range(4)]))
+@pytest.fixture(scope="module")
+def hostile(sacl, pairs, make_backend):
+    """Captions that would like to be more than captions."""
+    pictures = [pairs[row]["image"] for row in range(4)]
+    return make_backend(*sacl, of_pictures(pictures, caption=[f"{HOSTILE} {row}" for row in range(4)]))
 
+
+class TestRender:
     def test_captions_stay_text(self, hostile, picture):
         results = [SearchResult(row, 0.5) for row in range(4)]
         answers = [
@@ -343,7 +344,7 @@ class TestRender:
     def test_results_say_rank_score_and_row(self, backend):
         results = [SearchResult(7, 0.25), SearchResult(3, 0.125)]
         page = Tags(render.found_images(backend, results, render.cosine))
-        assert "1. cosine 0.250 · row 7" in page.text and "2. cosine 0.125 · row 3" in page.text
+        assert "1. cosine 0.250row 7" in page.text and "2. cosine 0.125row 3" in page.text
         assert [attributes["alt"] for tag, attributes in page.tags if tag == "img"] == [
             backend.caption(7),
             backend.caption(3),
@@ -386,22 +387,23 @@ class TestRender:
         map = torch.zeros(2, 2)
         map[0, 1] = 1
         dimmed = render._dimmed(white, map)
-        assert dimmed.getpixel((19, 0)) == (255, 255, 255)
+        assert min(dimmed.getpixel((19, 0))) > 250
         assert max(dimmed.getpixel((0, 19))) < 60
 
 
 # Names of models and data ----------------------------------------------------------------------------------------
 
 
-class TestLoading:
-    @pytest.fixture(scope="class")
-    def saved(self, sacl, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("model")
-        model, processor = sacl
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        return folder
+@pytest.fixture(scope="module")
+def saved(sacl, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    model, processor = sacl
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
 
+
+class TestLoading:
     def test_a_checkpoint_comes_with_its_matching_head(self, saved, sacl):
         model, _ = load_model(saved, device="cpu")
         assert type(model) is SaclForPreTraining and not model.training
