@@ -69,6 +69,8 @@ class CommandParser(HfArgumentParser):
             The dataclasses of the arguments.
         shown (`Callable[[type, dataclasses.Field], bool]`, *optional*):
             Which options `--help` describes; all by default. The others are understood as well.
+        title (`Callable[[type, dataclasses.Field], str | None]`, *optional*):
+            Under which title `--help` describes an option; that of its dataclass by default.
         left_out (iterable of `str`, *optional*):
             Fields that the command line has no option for; a file has.
     """
@@ -78,10 +80,13 @@ class CommandParser(HfArgumentParser):
         dataclass_types: Iterable[type],
         *,
         shown: Callable[[type, dataclasses.Field], bool] | None = None,
+        title: Callable[[type, dataclasses.Field], str | None] | None = None,
         left_out: Iterable[str] = (),
         **options: Any,
     ):
         self._shown = shown
+        self._title = title
+        self._groups: dict[str, Any] = {}
         self._left_out = frozenset(left_out)
         self._actions_by_field: dict[str, argparse.Action] = {}
         super().__init__(dataclass_types, formatter_class=HelpFormatter, allow_abbrev=False, **options)
@@ -92,13 +97,20 @@ class CommandParser(HfArgumentParser):
         raise UsageError(f"{message}. See `{self.prog} --help`.")
 
     def _add_dataclass_arguments(self, dtype: Any) -> None:
-        title = getattr(dtype, "_argument_group_name", None)
-        parser = self.add_argument_group(title) if title else self
         hints = get_type_hints(dtype)
         for field in dataclasses.fields(dtype):
             if field.init:
                 field.type = hints[field.name]
-                self._add_field(parser, dtype, field)
+                self._add_field(self._group(dtype, field), dtype, field)
+
+    def _group(self, dtype: type, field: dataclasses.Field) -> Any:
+        title = self._title(dtype, field) if self._title is not None else None
+        title = title or getattr(dtype, "_argument_group_name", None)
+        if title is None:
+            return self
+        if title not in self._groups:
+            self._groups[title] = self.add_argument_group(title)
+        return self._groups[title]
 
     def _add_field(self, parser: Any, dtype: type, field: dataclasses.Field) -> None:
         is_number = {bool, int, float} & set(get_args(field.type)) and NoneType in get_args(field.type)
@@ -108,6 +120,7 @@ class CommandParser(HfArgumentParser):
             self._parse_dataclass_field(parser, field)
         action = next(action for action in reversed(self._actions) if action.dest == field.name)
         if action.default is False and action.nargs == 0:  # --no_..., which follows the option itself
+            action.help = f"switch --{field.name} off"
             action = next(found for found in self._actions if found.dest == field.name)
         if is_number and action.type is not None:
             action.type = _or_none(action.type)

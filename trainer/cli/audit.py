@@ -49,9 +49,10 @@ def arguments() -> tuple[type, ...]:
 def run(output: Output, model_source: ModelArguments, pair_source: PairArguments, options: AuditArguments) -> None:
     """Audits and reports."""
     from ..audit import audit_pairs
-    from .loading import describe, is_writable_folder, open_pairs
+    from .loading import check_names, describe, is_writable_folder, open_pairs
 
     folder = is_writable_folder(options.output_dir)
+    check_names(model_source, pair_source)
     pairs = open_pairs(pair_source)
     guide = _load_guide(model_source)
     output.say(f"{describe(pair_source)}: {len(pairs):,} rows; {model_source.model} on {guide.model.device}")

@@ -1,6 +1,6 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Turns a published checkpoint into a model of ours that computes the same. The file is read without running code in it,
-and every tensor is accounted for: carried over, or left out with the reason, in OUTPUT_DIR/conversion.json."""
+"""Turns a published checkpoint into a model of ours that computes the same. The file is read without running code in
+it, and every tensor is accounted for: carried over, or left out with the reason, in OUTPUT_DIR/conversion.json."""
 
 from dataclasses import dataclass
 

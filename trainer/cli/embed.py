@@ -50,12 +50,13 @@ def arguments() -> tuple[type, ...]:
 def run(output: Output, model_source: ModelArguments, pair_source: PairArguments, options: EmbedArguments) -> None:
     """Embeds, indexes and saves."""
     from ..search import FaissEngine, SaclSearcher, embed_dataset
-    from .loading import describe, is_writable_folder, load_model_and_processor, open_pairs
+    from .loading import check_names, describe, is_writable_folder, load_model_and_processor, open_pairs
 
     if options.images_only and options.texts_only:
         raise UsageError("--images_only and --texts_only leave nothing to embed: give one of them.")
     FaissEngine(options.index)  # What is not installed is missed before everything is embedded.
     folder = is_writable_folder(options.output_dir)
+    check_names(model_source, pair_source)
     pairs = open_pairs(pair_source, keep_columns=tuple(options.keep_columns or ()))
     model, processor = load_model_and_processor(model_source)
     output.say(f"{describe(pair_source)}: {len(pairs):,} rows; {model_source.model} on {model.device}")

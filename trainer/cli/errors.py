@@ -29,8 +29,8 @@ def explain(error: BaseException) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
         return f"The Hub refuses access ({status}): {message} Log in with `hf auth login`, or set HF_TOKEN."
-    if kind == "OfflineModeIsEnabled":
-        return f"{message} (HF_HUB_OFFLINE=1 is set: unset it, or give a local folder.)"
+    if "OfflineMode" in f"{kind} {message}":
+        return f"{message} HF_HUB_OFFLINE=1 is set: unset it, or give a folder or file that exists."
     if kind == "OutOfMemoryError" or "out of memory" in message.lower():
         return f"{message} Lower the batch size."
     # These are raised with a sentence by us and by the libraries; others are named, since they may be anything.

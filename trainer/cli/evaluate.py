@@ -45,8 +45,9 @@ def arguments() -> tuple[type, ...]:
 def run(output: Output, model_source: ModelArguments, pair_source: PairArguments, options: EvaluateArguments) -> None:
     """Measures and reports."""
     from ..evaluation import evaluate_retrieval
-    from .loading import describe, load_model_and_processor, open_pairs
+    from .loading import check_names, describe, load_model_and_processor, open_pairs
 
+    check_names(model_source, pair_source)
     pairs = open_pairs(pair_source)
     model, processor = load_model_and_processor(model_source, "matching" if options.rerank_top_k else "none")
     output.say(f"{describe(pair_source)}: {len(pairs):,} rows; {model_source.model} on {model.device}")

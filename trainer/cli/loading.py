@@ -51,6 +51,12 @@ def load_model_to_train(name: str, **options: Any) -> Any:
     return model_class.from_pretrained(name, config=config, **options)
 
 
+def check_names(model: ModelArguments, pairs: PairArguments) -> None:
+    """What is not there is missed before anything is loaded."""
+    check_model_name(model.model)
+    check_dataset_name(pairs.dataset)
+
+
 def check_model_name(name: str) -> None:
     """Raises a CommandError for a folder that does not exist, or is not a model's."""
     folder = Path(name).expanduser()
@@ -72,7 +78,8 @@ def check_model_name(name: str) -> None:
 def find_device(name: str | None) -> torch.device:
     """The device asked for, or an accelerator if there is one."""
     if name is None:
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

@@ -5,6 +5,7 @@
 import argparse
 import contextlib
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ COMMANDS = {
     "audit": "find likely false negatives and duplicates in a data set",
     "demo": "open a page on which a model can be tried",
 }
+
+_SHOW_ALL = "--help_all"
 
 DESCRIPTION = "Contrastive image-text training for data whose negatives are not all wrong."
 EPILOG = """\
@@ -93,15 +96,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str | None, words: Sequence[str]) -> int:
-    parser = build_parser(command)
+    parser = build_parser(command, show_all=_SHOW_ALL in words)
+    words = ["--help" if word == _SHOW_ALL else word for word in words]
     if command is None:
-        parser.parse_args(list(words))
+        parser.parse_args(words)
         parser.print_help()
         return WRONG_USAGE
-    command_parser, remaining = _command_parser(parser, command), list(words)
-    for file in _values_of("--config", remaining):
+    command_parser = _command_parser(parser, command)
+    for file in _values_of("--config", words):
         command_parser.read_config(file)
-    values, unknown = parser.parse_known_args(remaining)
+    values, unknown = parser.parse_known_args(words)
     if unknown:
         word = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
         hint = did_you_mean(word, command_parser.option_names())
@@ -145,7 +149,7 @@ def _values_of(name: str, words: Sequence[str]) -> list[str]:
     raise UsageError(f"{name} needs a value.")
 
 
-def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+def build_parser(command: str | None = None, *, show_all: bool = False) -> argparse.ArgumentParser:
     """
     The parser of the whole command line. Only the command that is named gets its arguments: those of the others would
     have libraries imported that nobody needs.
@@ -153,9 +157,9 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     Args:
         command (`str`, *optional*):
             One of `COMMANDS`.
+        show_all (`bool`, *optional*, defaults to `False`):
+            Whether its help has all options; by default those that most people need.
     """
-    import shutil
-
     width = min(100, shutil.get_terminal_size().columns)
     parser = _Parser(
         prog="sacl",
@@ -168,7 +172,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     _add_common(parser, hidden=True)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_parser_of_command)
     for name, summary in COMMANDS.items():
-        commands.add_parser(name, help=summary, command=name, full=name == command)
+        commands.add_parser(name, help=summary, command=name, full=name == command, show_all=show_all)
     return parser
 
 
@@ -187,13 +191,15 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}. See `sacl --help`.")
 
 
-def _parser_of_command(*, command: str, full: bool, prog: str, **_: Any) -> argparse.ArgumentParser:
+def _parser_of_command(*, command: str, full: bool, show_all: bool, prog: str, **_: Any) -> argparse.ArgumentParser:
     if not full:
         return argparse.ArgumentParser(prog=prog)
     from .arguments import CommandParser
 
     module = import_module(f".{command}", __package__)
     types, options = _arguments_of(module)
+    if show_all:
+        options.pop("shown", None)
     description = (module.__doc__ or "").strip()
     parser = CommandParser(
         types, prog=prog, description=description, epilog=f"examples:\n{module.EXAMPLES.strip(chr(10))}", **options
@@ -204,7 +210,7 @@ def _parser_of_command(*, command: str, full: bool, prog: str, **_: Any) -> argp
 
 def _arguments_of(module: Any) -> tuple[Sequence[type], dict[str, Callable]]:
     made = module.arguments()
-    return made if isinstance(made[-1], dict) else (made, {})
+    return (made[:-1], made[-1]) if isinstance(made[-1], dict) else (made, {})
 
 
 def _command_parser(parser: argparse.ArgumentParser, command: str) -> Any:

@@ -120,8 +120,8 @@ def _files(folder: Path, kind: str) -> dict[str, Path]:
         raise CommandError(f"There is nothing in {str(folder)!r} that can be pushed.")
     if kind == "dataset" and ("state.json" in files or "dataset_dict.json" in files):
         raise CommandError(
-            f"{str(folder)!r} was written by `save_to_disk`, which `load_dataset` does not read from the Hub. In Python: "
-            f'`datasets.load_from_disk("{folder}").push_to_hub("user/name")`.'
+            f"{str(folder)!r} was written by `save_to_disk`, which `load_dataset` does not read from the Hub. In "
+            f'Python: `datasets.load_from_disk("{folder}").push_to_hub("user/name")`.'
         )
     return files
 

@@ -1,10 +1,9 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
-"""Trains a model on pairs of images and captions: from a trained model (SACL, CLIP, SigLIP ...), or from published towers.
+"""Trains a model on pairs of images and captions: from a trained one (SACL, CLIP, SigLIP ...), or from two towers.
 
 Besides the options below, every one of transformers.TrainingArguments is understood (--help_all lists them), here or
 in a file: --config run.yaml. Options that are numbers and may be absent take `none`: --momentum none."""
 
-import sys
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ EXAMPLES = """
 _COMMON_OPTIONS = {
     *("output_dir", "num_train_epochs", "max_steps", "per_device_train_batch_size", "per_device_eval_batch_size"),
     *("gradient_accumulation_steps", "bf16", "learning_rate", "weight_decay", "lr_scheduler_type", "warmup_steps"),
-    *("gradient_checkpointing", "seed", "eval_strategy", "eval_steps", "save_strategy", "save_steps"),
+    *("activation_checkpointing", "seed", "eval_strategy", "eval_steps", "save_strategy", "save_steps"),
     *("save_total_limit", "logging_steps", "report_to", "load_best_model_at_end", "metric_for_best_model"),
     *(
         "dataloader_num_workers",
@@ -108,10 +107,14 @@ def arguments() -> tuple[Any, ...]:
     from ..sacl_config import SaclTrainingArguments
 
     inherited = {field.name for field in fields(SaclTrainingArguments.__mro__[1])}  # type: ignore[arg-type]
-    show_all = "--help_all" in sys.argv
 
     def shown(dtype: type, field: Field) -> bool:
-        return show_all or dtype is not SaclTrainingArguments or field.name not in inherited - _COMMON_OPTIONS
+        return dtype is not SaclTrainingArguments or field.name not in inherited - _COMMON_OPTIONS
+
+    def title(dtype: type, field: Field) -> str | None:
+        if dtype is not SaclTrainingArguments:
+            return None
+        return "training" if field.name in inherited else "objective, teacher, queue, losses"
 
     # `debug` of TrainingArguments would stand in the way of --debug; a file can set it.
     return (
@@ -119,7 +122,7 @@ def arguments() -> tuple[Any, ...]:
         TrainPairArguments,
         LoraArguments,
         SaclTrainingArguments,
-        {"shown": shown, "left_out": ["debug"]},
+        {"shown": shown, "title": title, "left_out": ["debug"]},
     )
 
 
