@@ -72,7 +72,8 @@ def write_model_card(folder: str | os.PathLike, facts: CardFacts, *, draw: bool 
         facts ([`CardFacts`]):
             What is known of the run. What is absent is not mentioned.
         draw (`bool`, *optional*, defaults to `True`):
-            Whether to draw the pictures anew; without, the card shows those that are there, if any.
+            Whether to draw the pictures anew; without, the card shows those that are there, if the model has not
+            learned since.
 
     Returns:
         `Path`: the card.
@@ -90,7 +91,7 @@ def write_model_card(folder: str | os.PathLike, facts: CardFacts, *, draw: bool 
     PosixPath('my-model/README.md')
     ```
     """
-    pictures = _draw(Path(folder), facts) if draw else _present(Path(folder))
+    pictures = _draw(Path(folder), facts) if draw else _kept(Path(folder), facts)
     card = update_card(folder, model_metadata(facts), _sections(facts, pictures))
     facts.save(folder)
     return card
@@ -315,6 +316,22 @@ def _citations(facts: CardFacts) -> str:
 
 
 # Pictures --------------------------------------------------------------------------------------------------------
+
+
+def _kept(folder: Path, facts: CardFacts) -> dict[str, str]:
+    """The pictures that are there, if they are of this model; of another run, or of an earlier step, they go."""
+    try:
+        before = CardFacts.load(folder)
+    except ValueError:
+        before = None
+    if before is not None and (before.steps, before.log_history[:1]) == (facts.steps, facts.log_history[:1]):
+        facts.found = facts.found or before.found
+        facts.regulation_weights = facts.regulation_weights or before.regulation_weights
+        facts.regulated_pairs = facts.regulated_pairs or before.regulated_pairs
+    else:
+        for name in (CURVES, WEIGHTS, FOUND):
+            (folder / name).unlink(missing_ok=True)
+    return _present(folder)
 
 
 def _present(folder: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ They need matplotlib (`pip install sacl[demo]`).
 """
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -200,11 +201,11 @@ def plot_retrieval_grid(
         row[0].text(
             0.98,
             0.5,
-            query,
+            # Wrapped here: what matplotlib wraps, it reads as formulas.
+            textwrap.fill(query, 44, max_lines=4, placeholder=" …"),
             ha="right",
             va="center",
             fontsize=9,
-            wrap=True,
             parse_math=False,
             transform=row[0].transAxes,
         )

@@ -74,6 +74,7 @@ _IF_CHANGED = (
     "lock_vision",
     "lock_text",
     "mlm_probability",
+    "hard_negative_warmup",
     "patch_selection_warmup",
     "contrastive_chunk_size",
     "teacher_bf16",
