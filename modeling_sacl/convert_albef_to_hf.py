@@ -154,8 +154,8 @@ class ConversionReport:
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict:
-        """The report as plain data, as in `conversion.json`."""
-        return dataclasses.asdict(self)
+        """The report as plain data, as in `conversion.json`: without the folder, which is nobody else's business."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "output_dir"}
 
     def summary(self) -> str:
         """A few lines to read."""
@@ -773,8 +773,9 @@ library_name: transformers
 
 Weights of ALBEF ([Li et al., NeurIPS 2021](https://huggingface.co/papers/2107.07651)), which are published under the
 BSD-3-Clause licence at [github.com/salesforce/ALBEF](https://github.com/salesforce/ALBEF), converted from `{source}`
-(SHA-256 `{sha256}`) into `{model_class}`, for images of {image_size} x {image_size} pixels. What became of each tensor
-is in `conversion.json`. The Python files are those of SACL for Hugging Face (Apache-2.0).
+(SHA-256 `{sha256}`) into `{model_class}`, for images of
+{image_size} x {image_size} pixels. What became of each tensor is in `conversion.json`. The Python files are those of
+SACL for Hugging Face (Apache-2.0).
 
 ```bibtex
 @inproceedings{{li2021align,

@@ -71,7 +71,7 @@ class SaclMaskedLanguageHead(nn.Module):
 class SaclWithMaskedLanguageHead(SaclPreTrainedModel):
     """A model whose `mlm_head` predicts with word embeddings, those of its text tower by default."""
 
-    def _predicted_word_embeddings(self) -> nn.Module:
+    def _predicted_word_embeddings(self) -> nn.Embedding:
         return self.get_input_embeddings()
 
     def _add_mlm_head(self) -> None:

@@ -301,7 +301,7 @@ class SaclForQuestionAnswering(SaclWithMaskedLanguageHead, GenerationMixin):
         self._add_mlm_head()
         self.post_init()
 
-    def _predicted_word_embeddings(self) -> nn.Module:
+    def _predicted_word_embeddings(self) -> nn.Embedding:
         own = self.answer_decoder.word_embedding
         return self.get_input_embeddings() if own is None else own
 

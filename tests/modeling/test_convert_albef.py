@@ -406,6 +406,13 @@ class TestPlan:
         with pytest.raises(ValueError, match=r"has nothing for \d+ parameters of `SaclForQuestionAnswering`: answer_"):
             plan_conversion(self.tensors("pretraining", SMALL), task="question_answering")
 
+    def test_classifier_of_other_labels(self):
+        tensors = self.tensors("classification", SMALL)
+        tensors |= {f"cls_head.2.{kind}": torch.empty(5, *more) for kind, more in (("weight", (128,)), ("bias", ()))}
+        config = plan_conversion(tensors).config
+        assert config.num_labels == 5
+        assert config.id2label[4] == "LABEL_4"
+
     def test_task_must_exist(self):
         with pytest.raises(ValueError, match="`task` must be one of 'pretraining', .*, got 'vqa'"):
             plan_conversion(self.tensors("pretraining", SMALL), task="vqa")
