@@ -15,10 +15,10 @@ RUN := $(VENV)/bin/python
 
 # Nothing from outside the checkout is imported in place of it; nothing here needs the network once the venv stands.
 unexport PYTHONPATH
-test test-slow demo: export HF_HUB_OFFLINE = 1
+test test-slow demo docs: export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow quality style clean
+.PHONY: help venv demo docs test test-slow quality style clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ quality: venv ## Check style, formatting, types and docstrings
 style: venv ## Put style and formatting right, as far as that can be done automatically
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
+
+docs: venv ## Build the documentation as a site, warnings as errors (build/site/index.html)
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 venv: $(VENV)/complete ## Build the virtual environment, if it is not there yet
 

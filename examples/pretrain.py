@@ -13,7 +13,7 @@ On your own pairs, from published towers, with the recipe of SACL's paper (30 ep
         --dataset user/catalogue --vision openai/clip-vit-base-patch16 --text google-bert/bert-base-uncased \\
         --image_size 256 --output_dir sacl-catalogue --num_train_epochs 30 --per_device_train_batch_size 64 \\
         --learning_rate 1e-4 --vision_learning_rate 1e-5 --weight_decay 0.02 --warmup_steps 1000 --momentum 0.995 \\
-        --queue_size 65536 --use_cpu False --bf16 True --eval_strategy no --push_to_hub True
+        --queue_size 65536 --hard_negative_warmup 0 --use_cpu False --bf16 True --eval_strategy no --push_to_hub True
 """
 
 from dataclasses import dataclass, field
@@ -52,6 +52,8 @@ class PretrainArguments(SaclTrainingArguments):
     learning_rate: float = field(default=1e-3)
     weight_decay: float = field(default=0.1)
     momentum: float | None = field(default=0.98)
+    # From random weights, matching learns from unlike pictures first.
+    hard_negative_warmup: float = field(default=0.9)
     eval_strategy: str = field(default="epoch")
     save_strategy: str = field(default="no")
     logging_steps: float = field(default=20)
