@@ -110,7 +110,8 @@ def _restored(described: Any, file: Any) -> Any:
     if not isinstance(described, dict):
         return described
     if "tensor" in described:
-        return file.get_tensor(described["tensor"])
+        # A copy of its own: those of one file may share their memory, all of which would be saved with each.
+        return file.get_tensor(described["tensor"]).clone()
     if "array" in described:
         content = file.get_tensor(described["array"]).numpy().tobytes()
         return np.frombuffer(content, np.dtype(described["dtype"])).reshape(described["shape"]).copy()

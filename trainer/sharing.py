@@ -511,8 +511,8 @@ def _way_out(status: int, consequence: str) -> str:
     if status >= 500:
         # It may have carried out what it did not answer.
         return (
-            "The Hub did not recover in time. The commit is there as a whole or not at all: push again later. What has "
-            "arrived is not sent twice."
+            "The Hub did not recover in time. The commit is there as a whole or not at all: push again later. What "
+            "has arrived is not sent twice."
         )
     ways_out = {
         401: "Log in with `hf auth login`, or pass a token (`hub_token`).",

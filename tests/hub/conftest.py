@@ -2,6 +2,7 @@
 """What the tests of sharing share: a Hub on loopback, and a client in this process that talks to no other."""
 
 import time
+from functools import partial
 
 import huggingface_hub
 import pytest
@@ -74,7 +75,7 @@ def make_trainer(make_model, make_arguments, tiny_processor, plain_collator, pai
 
     def make(model=None, *, peft_config=None, **arguments):
         arguments = {"push_to_hub": True, "hub_model_id": "user/sacl-tiny", "hub_strategy": "end", **arguments}
-        return SaclTrainer(
+        trainer = SaclTrainer(
             model=make_model() if model is None else model,
             args=make_arguments(**arguments),
             data_collator=plain_collator,
@@ -82,5 +83,8 @@ def make_trainer(make_model, make_arguments, tiny_processor, plain_collator, pai
             processing_class=tiny_processor,
             peft_config=peft_config,
         )
+        # Pictures are drawn, and tested, elsewhere.
+        trainer.create_model_card = partial(trainer.create_model_card, pictures=False)
+        return trainer
 
     return make

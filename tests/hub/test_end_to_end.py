@@ -19,7 +19,7 @@ from tests.hub_server import Account, Hub
 ROOT = Path(__file__).parents[2]
 
 PUSH = r"""
-import os, sys
+import sys, threading
 import torch
 from datasets import load_from_disk
 from huggingface_hub import HfApi
@@ -60,6 +60,10 @@ api.upload_folder(repo_id="user/emoji", repo_type="dataset", folder_path=f"{root
 api.create_repo("user/image_text_retrieval", repo_type="space", space_sdk="gradio")
 metric = f"{root}/trainer/evaluation/metrics/image_text_retrieval"
 api.upload_folder(repo_id="user/image_text_retrieval", repo_type="space", folder_path=metric)
+
+# A Hub that never answers must not keep the process from ending.
+trainer.push_in_progress.submit("a push", threading.Event().wait, None)
+assert not trainer.push_in_progress.is_done()
 """
 
 LOAD = r"""

@@ -3,6 +3,7 @@
 
 import json
 import logging
+import os
 
 import pytest
 import torch
@@ -94,6 +95,7 @@ class TestTheTrainer:
         # In shards, which loading passes over if there is a file of the whole.
         with torch.no_grad():
             trainer.model.sacl.logit_scale += 1
+        os.remove(f"{trainer.args.output_dir}/model.safetensors")
         trainer.model.save_pretrained(trainer.args.output_dir, max_shard_size="50KB")
         trainer._repository.push(stage(trainer.args.output_dir), "In shards")
         names = set(hub.files(REPO))
