@@ -2,10 +2,10 @@
 """What the page asks of model and data: searches, groundings, kept patches, negatives. Nothing of the page itself."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import PIL.Image
@@ -95,7 +95,7 @@ class Backend:
         cache_dir: str | os.PathLike | None = None,
         show_progress: bool = True,
     ):
-        columns = {"image_column": image_column, "caption_column": caption_column}
+        columns: dict[str, Any] = {"image_column": image_column, "caption_column": caption_column}
         if not set(EMBEDS) & set(dataset.column_names):
             dataset = embed_dataset(
                 model,
@@ -180,12 +180,14 @@ class Backend:
     def find_images(self, text: str, k: int, rerank: bool = False) -> list[SearchResult]:
         """Images that a text describes."""
         self._require("find images", *(["rerank"] if rerank else []))
-        return self.searcher.search_images(self._text(text), self._count(k), rerank_top_k=_depth(k, rerank))
+        found = self.searcher.search_images(self._text(text), self._count(k), rerank_top_k=_depth(k, rerank))
+        return cast(list[SearchResult], found)
 
     def find_texts(self, picture: Any, k: int, rerank: bool = False) -> list[SearchResult]:
         """Captions that describe a picture."""
         self._require("find texts", *(["rerank"] if rerank else []))
-        return self.searcher.search_texts(self._picture(picture), self._count(k), rerank_top_k=_depth(k, rerank))
+        found = self.searcher.search_texts(self._picture(picture), self._count(k), rerank_top_k=_depth(k, rerank))
+        return cast(list[SearchResult], found)
 
     def find_composed(
         self, picture: Any, text: str, k: int, text_weight: float = 0.5, rerank: bool = False
@@ -193,11 +195,13 @@ class Backend:
         """Images like this one, but as the text says; without a text, images like this one."""
         self._require("compose", *(["rerank"] if rerank else []))
         picture = self._picture(picture)
-        if not (text or "").strip():
-            return self.searcher.search_similar_images(picture, self._count(k))
-        return self.searcher.search_composed(
-            picture, self._text(text), self._count(k), text_weight=text_weight, rerank_top_k=_depth(k, rerank)
-        )
+        if (text or "").strip():
+            found = self.searcher.search_composed(
+                picture, self._text(text), self._count(k), text_weight=text_weight, rerank_top_k=_depth(k, rerank)
+            )
+        else:
+            found = self.searcher.search_similar_images(picture, self._count(k))
+        return cast(list[SearchResult], found)
 
     def text_note(self, text: str) -> str | None:
         """What there is to say of a text that is longer than the model reads."""
@@ -227,15 +231,16 @@ class Backend:
         return [Panel(axis.get_title(), _as_picture(axis.get_images()[0].get_array())) for axis in figure.axes]
 
     @contextmanager
-    def _selecting_patches(self, keep_rate: float, guide: str):
+    def _selecting_patches(self, keep_rate: float, guide: str) -> Iterator[None]:
         """The model selects patches inside; outside it is as it was."""
-        config: Any = self.model.base_model.vision_model.config
+        model: Any = self.model
+        config = model.base_model.vision_model.config
         before = {"keep_rate": config.patch_keep_rate, "guide": config.patch_selection_guide}
-        self.model.set_patch_selection(keep_rate=keep_rate, guide=guide)
+        model.set_patch_selection(keep_rate=keep_rate, guide=guide)
         try:
             yield
         finally:
-            self.model.set_patch_selection(**before)
+            model.set_patch_selection(**before)
 
     def negatives(self, anchor: int, batch_size: int, strength: float, seed: int = 0) -> Batch:
         """A batch of an anchor and rows drawn at random, and the weight of every negative in it."""
@@ -306,6 +311,6 @@ def _whole(number: Any) -> int:
     return whole
 
 
-def _as_picture(pixels: Sequence[Any]) -> PIL.Image.Image:
+def _as_picture(pixels: Any) -> PIL.Image.Image:
     """Of an array of colours in [0, 1]."""
     return PIL.Image.fromarray((np.asarray(pixels) * 255).round().clip(0, 255).astype(np.uint8))

@@ -30,7 +30,7 @@ class Page(gr.Blocks):
     def __init__(self, title: str):
         super().__init__(title=title, analytics_enabled=False, delete_cache=(3600, 3600))
 
-    def launch(self, **options: Any) -> Any:
+    def launch(self, *args: Any, **options: Any) -> Any:
         """[`gradio.Blocks.launch`] with this page's theme and without links, history or server-side rendering."""
         ours = {
             "theme": gr.themes.Default(
@@ -59,7 +59,7 @@ class Page(gr.Blocks):
             "ssr_mode": False,
             "max_file_size": "20mb",
         }
-        return super().launch(**{**ours, **options})
+        return super().launch(*args, **{**ours, **options})
 
 
 def build_page(backend: Backend, *, title: str, subtitle: str, examples: Sequence[str] | None) -> Page:
@@ -363,10 +363,10 @@ def _negatives(backend: Backend) -> None:
         )
         largest = min(MAX_BATCH, len(backend))
         with gr.Row():
-            anchor = gr.Number(0, precision=0, label="Anchor (row number)", minimum=0, maximum=len(backend) - 1)
+            anchor = gr.Number(0, precision=0, label="Anchor (row)", minimum=0, maximum=len(backend) - 1)
             seed = gr.Number(0, precision=0, label="Batch number", minimum=0)
-            size = gr.Slider(MIN_BATCH, largest, value=min(64, largest), step=1, label="Pairs in the batch")
-            strength = gr.Slider(0, 10, value=1, step=0.25, label="Strength of the regulation")
+            size = gr.Slider(MIN_BATCH, largest, value=min(64, largest), step=1, label="Batch size")
+            strength = gr.Slider(0, 10, value=1, step=0.25, label="Strength")
         with gr.Row():
             button = gr.Button("Weigh", variant="primary")
             any_anchor = gr.Button("Random anchor")

@@ -8,6 +8,7 @@ from html import escape
 
 import numpy as np
 import PIL.Image
+import torch
 
 from trainer.evaluation import Grounding, heat_map
 from trainer.search import SearchResult
@@ -20,6 +21,8 @@ from .negatives import NegativesOfAnchor, WeighedNegative
 LARGE, SMALL = 320, 112
 # Negatives that are shown at once; the others are folded away.
 NEGATIVES_SHOWN = 10
+# Pictures that are shown beside a caption that they share.
+TOGETHER = 4
 # How dark an image is where the text is not found.
 _VEIL = 0.85
 
@@ -62,18 +65,24 @@ def found_images(backend: Backend, results: Sequence[SearchResult], score: Calla
 
 
 def found_texts(backend: Backend, results: Sequence[SearchResult], score: Callable[[float], str]) -> str:
-    """A list of captions, best first, each with its score and the picture that it belongs to."""
+    """A list of captions, best first, each with its score and the pictures that it belongs to."""
+    by_caption: dict[str, list[SearchResult]] = {}
+    for result in results:
+        by_caption.setdefault(backend.caption(result.row), []).append(result)
     items = []
-    for rank, (row, value) in enumerate(results, start=1):
-        caption = backend.caption(row)
-        picture = backend.thumbnail(row, SMALL)
-        image = image_tag(picture, f"What {caption!r} is the caption of") if backend.image_column else ""
-        items.append(f"<li>{image}<div>{_caption(caption)}{_score(rank, score(value), row)}</div></li>")
+    for rank, (caption, same) in enumerate(by_caption.items(), start=1):
+        rows = [result.row for result in same]
+        images = [image_tag(backend.thumbnail(row, SMALL), f"What {caption!r} is the caption of") for row in rows]
+        items.append(
+            f"<li><div>{_caption(caption)}{_score(rank, score(same[0].score), *rows)}</div>"
+            f"{''.join(images[:TOGETHER]) if backend.image_column else ''}</li>"
+        )
     return f'<ol class="sacl-texts">{"".join(items)}</ol>'
 
 
-def _score(rank: int, score: str, row: int) -> str:
-    return f'<span class="sacl-score"><span>{rank}. {escape(score)}</span><span>row {row}</span></span>'
+def _score(rank: int, score: str, *rows: int) -> str:
+    where = f"row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows))}"
+    return f'<span class="sacl-score"><span>{rank}. {escape(score)}</span><span>{where}</span></span>'
 
 
 def cosine(value: float) -> str:
@@ -136,7 +145,7 @@ def _figure(image: str, title: str, below: str = "") -> str:
     )
 
 
-def _dimmed(picture: PIL.Image.Image, map) -> PIL.Image.Image:
+def _dimmed(picture: PIL.Image.Image, map: torch.Tensor) -> PIL.Image.Image:
     """The picture, dark where a map is low."""
     heat = heat_map(map.cpu(), (picture.height, picture.width)).numpy()
     pixels = np.asarray(picture.convert("RGB")) * (1 - _VEIL * (1 - heat[..., None]))

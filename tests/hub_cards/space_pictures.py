@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image
-from selenium.webdriver.common.keys import Keys
 
 from examples.emoji import emoji_pairs
 from hub_cards.space import build_app, load_model
@@ -43,12 +42,12 @@ def main() -> None:
         try:
             visitor = Visitor(driver, address, args.output_dir)
             visitor.open()
-            visitor.write("find-images-query", args.query + Keys.ENTER)
+            visitor.write("find-images-query", args.query)
             visitor.answer("found-images")
             visitor.shot("search", whole=False)
             visitor.tab("False negatives")
             visitor.answer("weighed")
-            visitor.set_number("Anchor (row number)", args.anchor)
+            visitor.set_number("Anchor (row)", args.anchor)
             visitor.until(lambda: f"Anchor, row {args.anchor}" in visitor.text_of("weighed"), "the anchor")
             visitor.shot("negatives", whole=False)
         finally:

@@ -91,10 +91,18 @@ class Visitor:
     def button(self, name: str) -> WebElement:
         return self.until(lambda: [b for b in self.all("button") if b.text.strip() == name], f"the button {name!r}")[0]
 
-    def write(self, box: str, text: str) -> WebElement:
-        field = self.one(f"#{box} textarea, #{box} input")
-        field.send_keys(Keys.CONTROL + "a", Keys.BACKSPACE, text)
-        return field
+    def write(self, box: str, text: str, then: str = Keys.ENTER) -> None:
+        """Writes into a text box and presses a key; again if a page that is still being set up empties the box."""
+
+        def written() -> bool:
+            field = self.one(f"#{box} textarea, #{box} input")
+            if field.get_property("value") != text:
+                field.send_keys(Keys.CONTROL + "a", Keys.BACKSPACE, text)
+            time.sleep(0.2)
+            return field.get_property("value") == text
+
+        self.until(written, f"{text!r} in {box}")
+        self.one(f"#{box} textarea, #{box} input").send_keys(then)
 
     def upload(self, file: Path) -> None:
         inputs = self.driver.find_elements(By.CSS_SELECTOR, "input[type=file]")

@@ -351,6 +351,14 @@ class TestRender:
         ]
         assert "1. match 25.0%" in Tags(render.found_texts(backend, results, render.match)).text
 
+    def test_equal_captions_stand_together(self, sacl, pairs, make_backend):
+        pictures = [pairs[row]["image"] for row in range(4)]
+        backend = make_backend(*sacl, of_pictures(pictures, caption=["a dog", "a cat", "a dog", "a fox"]))
+        results = [SearchResult(0, 0.5), SearchResult(1, 0.4), SearchResult(2, 0.3)]
+        page = Tags(render.found_texts(backend, results, render.cosine))
+        assert page.text == "a dog1. cosine 0.500rows 0, 2a cat2. cosine 0.400row 1"
+        assert len([tag for tag, _ in page.tags if tag == "img"]) == 3
+
     def test_bars_are_weights(self, backend):
         """From the middle, which is weight 1, to the left below it and to the right above, all on one scale."""
         batch = backend.negatives(0, 12, 3.0)

@@ -91,7 +91,7 @@ def no_complaints(visitor):
 class TestPage:
     def test_find_images(self, visitor):
         visitor.tab("Find images")
-        visitor.write("find-images-query", "a red heart" + Keys.ENTER)
+        visitor.write("find-images-query", "a red heart")
         found = visitor.answer("found-images")
         assert len(found) == 12
         assert "1. cosine" in found[0].text
@@ -110,13 +110,13 @@ class TestPage:
         assert visitor.one("#find-images-query textarea, #find-images-query input").get_property("value") == text
 
     def test_an_empty_question_gets_a_friendly_answer(self, visitor):
-        visitor.write("find-images-query", "  " + Keys.ENTER)
+        visitor.write("find-images-query", "  ")
         (message,) = visitor.answer("found-images", "[role=alert]")
         assert message.text == "Write what to look for: the text is empty."
         assert not visitor.all("#found-images li")
 
     def test_a_long_question_is_cut_and_said_to_be(self, visitor):
-        visitor.write("find-images-query", "red heart " * 12 + Keys.ENTER)
+        visitor.write("find-images-query", "red heart " * 12)
         assert visitor.answer("found-images")
         assert "reads the first 16" in visitor.text_of("found-images")
 
@@ -141,7 +141,7 @@ class TestPage:
         visitor.take_example(1)
         assert len(visitor.answer("found-composed")) == 12
         before = visitor.text_of("found-composed")
-        visitor.write("compose-query", "in blue" + Keys.ENTER)
+        visitor.write("compose-query", "in blue")
         visitor.until(lambda: visitor.text_of("found-composed") != before, "other pictures")
         visitor.shot("compose")
 
@@ -149,7 +149,7 @@ class TestPage:
         visitor.tab("Words in the picture")
         visitor.take_example(2)
         visitor.answer("grounded")
-        visitor.write("ground-query", "red heart" + Keys.ENTER)
+        visitor.write("ground-query", "red heart")
         visitor.until(lambda: "“red heart”" in visitor.text_of("grounded"), "the words")
         titles = [title.text for title in visitor.all("#grounded .sacl-caption")]
         assert titles == ["the whole text", "red", "heart"]
@@ -178,7 +178,7 @@ class TestPage:
     def test_captions_are_no_programs(self, visitor):
         """Every caption is shown: in results, in lists, as alternative text, and as an example."""
         visitor.tab("False negatives")
-        visitor.set_number("Anchor (row number)", 20)
+        visitor.set_number("Anchor (row)", 20)
         visitor.until(lambda: HOSTILE in visitor.text_of("weighed"), "the caption as it is written")
         assert visitor.driver.execute_script("return window.hacked") is None
         assert not visitor.driver.find_elements(By.CSS_SELECTOR, "#weighed script, #weighed img[src=x]")
@@ -186,7 +186,7 @@ class TestPage:
     def test_by_keyboard_alone(self, visitor):
         """From the text to the button behind it, and over the tabs, with the focus to be seen."""
         visitor.tab("Find images")
-        visitor.write("find-images-query", "star").send_keys(Keys.TAB)
+        visitor.write("find-images-query", "star", then=Keys.TAB)
         focused = visitor.driver.switch_to.active_element
         assert focused.tag_name == "button" and focused.text.strip() == "Search"
         focused.send_keys(Keys.TAB)
@@ -213,7 +213,7 @@ class TestPage:
         visitor.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
         try:
             visitor.open()
-            visitor.write("find-images-query", "a red heart" + Keys.ENTER)
+            visitor.write("find-images-query", "a red heart")
             visitor.answer("found-images")
             visitor.shot("phone_find_images")
             visitor.tab("False negatives")
