@@ -38,6 +38,8 @@ FALSE_NEGATIVE, SIMILAR_IMAGES, SIMILAR_TEXTS = KINDS = ("false_negative", "simi
 _POSITIVES_PER_IMAGE = 16
 # So many images or texts are embedded a second time, slightly changed, and so many negatives are drawn.
 _VARIANTS, _SAMPLED_NEGATIVES = 256, 65_536
+# Nearer to 1 than this is 1 but for the rounding of float32: what is identical is always a duplicate.
+_IDENTICAL = 1 - 2.0**-18
 # The strengths of regulation that the summary says something about.
 _STRENGTHS = (1.0, 2.0, 4.0)
 # Above this share of all negatives, what is flagged says more about the model than about the data.
@@ -248,7 +250,8 @@ def audit_pairs(
         top_k (`int`, *optional*, defaults to 1000):
             How many findings of each kind are listed, the most alike first. The summary counts all.
         batch_sizes (sequence of `int`, *optional*, defaults to `(64, 256, 1024, 4096)`):
-            Batch sizes of training for which the summary says how many false negatives to expect.
+            Batch sizes of training for which the summary says how many false negatives to expect; those that exceed the
+            number of pairs are left out.
         image_column (`str`, *optional*, defaults to `"image"`):
             Name of the image column.
         caption_column (`str`, *optional*):
@@ -472,7 +475,8 @@ def _comparisons(
     for name, kind in (("image", SIMILAR_IMAGES), ("text", SIMILAR_TEXTS)):
         if name in sides:
             reference = _Reference(_variant_cosines(sides[name], dataset, columns))
-            yield kind, reference, compare(sides[name], sides[name], _quantile(reference.cosines, duplicate_quantile))
+            threshold = min(_IDENTICAL, _quantile(reference.cosines, duplicate_quantile))
+            yield kind, reference, compare(sides[name], sides[name], threshold)
 
 
 def _quantile(rising: torch.Tensor, share: float) -> float:
@@ -627,6 +631,8 @@ def _false_negative_summary(
         everything = torch.ones_like(both, dtype=torch.bool)
         for strength in _STRENGTHS:
             weights[str(strength)] = float(regulation_weights(both, strength=strength, negative_mask=everything)[0, 0])
+    pairs = len(torch.cat([image_ids, text_ids]).unique())
+    sizes = [size for size in batch_sizes if size <= pairs] or [pairs]
     less_alike = np.searchsorted(sampled.sort().values.numpy(), reference.cosines.numpy()) / max(1, len(sampled))
     return {
         "images": len(image_ids),
@@ -635,7 +641,7 @@ def _false_negative_summary(
         "false_negative_rate": rate,
         "pairs_with_false_negative": len(involved),
         "separation": float(less_alike.mean()) if len(sampled) else None,
-        "expected_per_batch": {str(size): size * (size - 1) * rate for size in batch_sizes},
+        "expected_per_batch": {str(size): size * (size - 1) * rate for size in sizes},
         "weight_at_threshold": weights,
     }
 
@@ -697,6 +703,10 @@ def _suggestions(summary: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def _count(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
@@ -711,7 +721,7 @@ def _as_text(report: AuditReport, limit: int) -> str:
             f"negative; {_percent(summary['false_negative_rate'])} of all negatives are.",
             "Expected in a random batch: "
             + ", ".join(
-                f"{number:.3g} of {int(size):,} pairs" for size, number in summary["expected_per_batch"].items()
+                f"{_count(number)} of {int(size):,} pairs" for size, number in summary["expected_per_batch"].items()
             ),
         ]
         if summary["separation"] is not None:

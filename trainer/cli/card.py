@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import option
-from .errors import CommandError
+from .errors import FAILED, SUCCEEDED, CommandError
 from .output import Output
 
 
@@ -51,8 +51,8 @@ def arguments() -> tuple[type, ...]:
     return (CardArguments,)
 
 
-def run(output: Output, options: CardArguments) -> None:
-    """Writes and checks, or only checks."""
+def run(output: Output, options: CardArguments) -> int:
+    """Writes and checks, or only checks; then a card with problems is a failure."""
     from hub_cards import validate_card
 
     path = Path(options.folder).expanduser()
@@ -64,8 +64,7 @@ def run(output: Output, options: CardArguments) -> None:
     lines = [f"{written} is written."] if written else []
     lines += [f"- {problem}" for problem in problems] or ["The card is complete."]
     output.result("\n".join(lines), document)
-    if options.check and problems:
-        raise CommandError(f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'} in the card of {path}.")
+    return FAILED if options.check and problems else SUCCEEDED
 
 
 def _write_model(folder: Path, options: CardArguments) -> Path:

@@ -116,8 +116,8 @@ def _run(command: str | None, words: Sequence[str]) -> int:
 
     output = Output(as_json=getattr(values, "json", False), quiet=getattr(values, "quiet", False))
     with output.in_charge():
-        import_module(f".{command}", __package__).run(output, *made)
-    return SUCCEEDED
+        code = import_module(f".{command}", __package__).run(output, *made)
+    return SUCCEEDED if code is None else code
 
 
 def _fail(name: str, error: Exception, words: Sequence[str], code: int) -> int:
