@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
+    from .audit import AuditReport, Finding, audit_pairs
     from .checkpoints import seal_checkpoint, verify_checkpoint
     from .data import (
         ImagesAndTextClassificationCollator,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 # Where each public name is defined.
 _MODULES = {
+    "audit": ("AuditReport", "Finding", "audit_pairs"),
     "checkpoints": ("seal_checkpoint", "verify_checkpoint"),
     "data": (
         "ImagesAndTextClassificationCollator",
@@ -91,10 +93,12 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 __all__ = [
     "OBJECTIVES",
+    "AuditReport",
     "ContrastiveBatch",
     "ContrastiveObjective",
     "FaissEngine",
     "FeatureQueue",
+    "Finding",
     "Guide",
     "ImageTextClassificationCollator",
     "ImagesAndTextClassificationCollator",
@@ -110,6 +114,7 @@ __all__ = [
     "add_guide_features",
     "add_tower_features",
     "answer_questions",
+    "audit_pairs",
     "best_point",
     "chance_grounding_metrics",
     "chance_retrieval_metrics",

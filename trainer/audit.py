@@ -250,8 +250,8 @@ def audit_pairs(
         top_k (`int`, *optional*, defaults to 1000):
             How many findings of each kind are listed, the most alike first. The summary counts all.
         batch_sizes (sequence of `int`, *optional*, defaults to `(64, 256, 1024, 4096)`):
-            Batch sizes of training for which the summary says how many false negatives to expect; those that exceed the
-            number of pairs are left out.
+            Batch sizes of training for which the summary says how many false negatives to expect; those that exceed
+            the number of pairs are left out.
         image_column (`str`, *optional*, defaults to `"image"`):
             Name of the image column.
         caption_column (`str`, *optional*):

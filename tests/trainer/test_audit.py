@@ -145,7 +145,7 @@ class TestPlanted:
 
         emoji = emoji_pairs("validation").select(range(0, 758, 9)).remove_columns("pair_id")
         report = audit(emoji, Knowing({}), top_k=10_000)
-        names, ids = emoji["caption"], emoji["emoji_id"]
+        names, ids = list(emoji["caption"]), list(emoji["emoji_id"])
         same = {(a, b) for a in range(len(emoji)) for b in range(a + 1, len(emoji)) if ids[a] == ids[b]}
         assert same and rows_of(report, SIMILAR_TEXTS) == same
         assert all(names[a] == names[b] for a, b in same)
@@ -156,7 +156,7 @@ def brute_force(dataset, processor, quantile: float) -> tuple[set[tuple[int, int
     unit = lambda vector: vector.astype(np.float64) / np.linalg.norm(vector.astype(np.float64))  # noqa: E731
     images = [unit(pooled(row["image"]).reshape(-1)) for row in dataset]
     texts = [unit(processor.embed(row["caption"])) for row in dataset]
-    ids = dataset["pair_id"]
+    ids = list(dataset["pair_id"])
     cosines = {(a, b): float(images[a] @ texts[b]) for a in range(len(ids)) for b in range(len(ids))}
     positives = sorted(cosine for (a, b), cosine in cosines.items() if ids[a] == ids[b])
     threshold = positives[min(len(positives) - 1, int(quantile * len(positives)))]
@@ -189,7 +189,7 @@ class TestReference:
         assert report.summary["thresholds"][FALSE_NEGATIVE] == pytest.approx(threshold, abs=1e-6)
         assert report.summary["counts"][FALSE_NEGATIVE] == len(expected)
         assert report.summary["negatives"] == negatives
-        ids = dataset["pair_id"]
+        ids = list(dataset["pair_id"])
         assert report.summary["pairs_with_false_negative"] == len({ids[row] for pair in expected for row in pair})
 
     def test_expected_per_batch_is_the_mean_over_all_batches(self):

@@ -3,7 +3,6 @@
 """The entry point: which command, with which arguments, and how it ends. Libraries are imported by what needs them."""
 
 import argparse
-import contextlib
 import os
 import shutil
 import sys
@@ -142,11 +141,9 @@ def _command(words: Sequence[str]) -> str | None:
 
 def _values_of(name: str, words: Sequence[str]) -> list[str]:
     """What was given for an option, before anything else is parsed."""
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument(name, action="append", default=[])
-    with contextlib.suppress(SystemExit), contextlib.redirect_stderr(None):
-        return finder.parse_known_args(list(words))[0].config
-    raise UsageError(f"{name} needs a value.")
+    finder = _Parser(prog="sacl", add_help=False, allow_abbrev=False)
+    finder.add_argument(name, action="append", default=[], dest="values")
+    return finder.parse_known_args(list(words))[0].values
 
 
 def build_parser(command: str | None = None, *, show_all: bool = False) -> argparse.ArgumentParser:
