@@ -14,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -312,6 +313,25 @@ def update_card(folder: str | os.PathLike, metadata: Mapping[str, Any], sections
     temporary.write_text(written, encoding="utf-8", newline=newline)
     os.replace(temporary, path)
     return path
+
+
+@contextmanager
+def keeping_card(folder: str | os.PathLike) -> Iterator[None]:
+    """
+    Inside, others may write a card into the folder; afterwards it is as it was, and not there if it was not.
+
+    Args:
+        folder (`str` or `os.PathLike`): The folder, which need not be there.
+    """
+    path = Path(folder, CARD_NAME)
+    before = path.read_bytes() if path.is_file() else None
+    try:
+        yield
+    finally:
+        if before is None:
+            path.unlink(missing_ok=True)
+        elif not path.is_file() or path.read_bytes() != before:
+            path.write_bytes(before)
 
 
 def _read(path: Path) -> str:

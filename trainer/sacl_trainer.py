@@ -925,7 +925,11 @@ class SaclTrainer(Trainer):
             save_file(state, os.path.join(output_dir, TRAINING_STATE_NAME))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        super()._save(output_dir, None if state_dict is None else with_scalars(state_dict, self._scalars))
+        from hub_cards.sections import keeping_card
+
+        # peft writes into the card of the folder, as if that were its own.
+        with keeping_card(self.args.output_dir if output_dir is None else output_dir):
+            super()._save(output_dir, None if state_dict is None else with_scalars(state_dict, self._scalars))
         if self.args.should_save:
             save_training_arguments(self.args, self.args.output_dir if output_dir is None else output_dir)
 

@@ -66,7 +66,8 @@ class TestWhatItSays:
         found = FoundImages(["a <b>$5_dog$"], [[Image.new("RGB", (8, 8), "red")]], [[1.0]], 9, "the test data")
         weights = [0.4, 0.8, 1.0, 1.3]
         card = write_model_card(
-            tmp_path, make_facts(found=found, regulation_weights=weights, regulated_pairs="2 texts")
+            tmp_path,
+            make_facts(found=found, regulation_weights=weights, regulated_pairs="2 texts", log_history=LOG),
         )
         assert validate_card(card) == []
         assert sorted(path.name for path in (tmp_path / "card").iterdir()) == [
