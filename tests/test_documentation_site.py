@@ -165,6 +165,8 @@ Args:
 
         - a list
     second, third (`int`): Short (with brackets) text.
+    fourth (`int`), fifth (`str`):
+        Both.
     config ([`Known`]).
 
 Returns:
@@ -185,24 +187,25 @@ Source: somewhere.
 
 
 class TestDocstrings:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def text(self) -> str:
         return page_text.from_docstring(DOCSTRING.strip(), {"Known": "package.Known"})
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def html(self, text) -> str:
         markdown = pytest.importorskip("markdown", reason="the documentation needs `pip install sacl[docs]`")
         return markdown.markdown(text, extensions=["admonition", "fenced_code", "sane_lists"])
 
     def test_arguments_and_errors_are_lists(self, html):
         named = r"<strong><code>(\w+)</code></strong>"
-        assert re.findall(named, html) == ["first", "second", "third", "config", "ValueError"]
+        assert re.findall(named, html) == ["first", "second", "third", "fourth", "fifth", "config", "ValueError"]
         assert html.count("<ul>") == 3  # Args, the list in the first argument, Raises.
         assert "<li>a list</li>" in html and "<li>One line" not in html
 
     def test_types_and_texts_are_kept(self, text):
         assert "- **`first`** (`torch.Tensor` of shape `(batch, (2, 3))`, bool, *optional*, defaults to `x`):" in text
         assert "- **`second`**, **`third`** (`int`): Short (with brackets) text." in text
+        assert "- **`fourth`** (`int`), **`fifth`** (`str`):\n    Both." in text
         assert "- **`ValueError`**: for a\n    negative one." in text
         assert "**Returns**\n\n`int`: the sum." in text
         assert text.rstrip().endswith("Source: somewhere.")

@@ -14,8 +14,9 @@ DIRECTIVE = re.compile(r"^::: ([\w.]+)", re.MULTILINE)
 SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Yields|Example|Examples):[ \t]*$")
 # Round brackets, with brackets in them, as in (`torch.Tensor` of shape `(batch, dim)`).
 _BRACKETS = r"\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"
-# `name (`type`, *optional*): what it is`, or `SomeError: when`, or `name (`type`).`
-ITEM = re.compile(rf"^(?P<names>[*\w.]+(?:, [*\w]+)*)(?P<type> {_BRACKETS})?(?P<end>[:.]?)(?: (?P<text>.*))?$")
+_NAMED = rf"([*\w.]+)( {_BRACKETS})?"
+# `name (`type`, *optional*): what it is`, `name (`type`), other (`type`):`, or `SomeError: when`.
+ITEM = re.compile(rf"^(?P<head>{_NAMED}(?:, {_NAMED})*)(?P<end>[:.]?)(?: (?P<text>.*))?$")
 
 
 def outside_code(text: str, change: Callable[[str], str]) -> str:
@@ -84,9 +85,9 @@ def _as_list(text: str) -> str:
     lines = []
     for line in text.splitlines():
         item = ITEM.match(line)
-        if item and (item["type"] or item["end"] == ":"):
-            names = ", ".join(f"**`{name}`**" for name in item["names"].split(", "))
-            lines.append(f"- {names}{item['type'] or ''}{item['end']} {item['text'] or ''}".rstrip())
+        if item and ("(" in item["head"] or item["end"] == ":"):
+            head = re.sub(_NAMED, lambda named: f"**`{named[1]}`**{named[2] or ''}", item["head"])
+            lines.append(f"- {head}{item['end']} {item['text'] or ''}".rstrip())
         else:
             lines.append(line if line.startswith(" ") or not line else f"    {line}")
     return "\n".join(lines)
