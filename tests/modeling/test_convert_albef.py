@@ -158,7 +158,7 @@ def albef_checkpoint(task: str, sizes: Sizes = SMALL, seed: int = 0) -> dict[str
     for name, shape in albef_shapes(task, sizes).items():
         tensor = torch.randn(shape, generator=generator)
         scale = 1 / math.sqrt(shape[-1]) if len(shape) == 2 else 0.3
-        tensors[name] = tensor * scale + (1.0 if "orm" in name and name.endswith("weight") else 0.0)
+        tensors[name] = tensor * scale + (1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0)
         if name.endswith("position_ids"):
             tensors[name] = torch.arange(sizes.positions)[None]
         elif name in ("queue_ptr", "idx_queue"):
@@ -675,14 +675,26 @@ class TestForward:
         assert model.config.id2label == {0: "contradiction", 1: "neutral", 2: "entailment"}
         assert model.config.label2id == {"contradiction": 0, "neutral": 1, "entailment": 2}
 
-    def test_epsilons_and_activation_are_told_apart(self, batch):
-        """The comparison would not be worth much if it let another epsilon or a rounder activation pass."""
+    def test_epsilons_are_albefs(self, batch, tokenizer, tmp_path, monkeypatch):
+        """Of embeddings so small that another epsilon would show."""
         tensors = albef_checkpoint("retrieval")
-        tensors["visual_encoder.blocks.0.norm1.weight"] *= 30
-        albef, other = Albef(tensors), Albef(tensors)
-        other.gelu = lambda states: nn.functional.gelu(states, approximate="tanh")
-        pixels = batch["pixel_values"]
-        assert (albef.see(pixels) - other.see(pixels)).abs().max() > 1e-5
+        for name in tensors:
+            if "embed" in name and "LayerNorm" not in name or name.endswith("cls_token"):
+                tensors[name] = tensors[name] * 0.01
+        convert_albef_checkpoint(save(tensors, tmp_path / "a.pth"), tmp_path / "b", tokenizer=tokenizer)
+        model = SaclForImageTextRetrieval.from_pretrained(tmp_path / "b")
+        albef, texts = Albef(tensors), (batch["input_ids"], batch["attention_mask"])
+
+        def see_and_read():
+            return albef.see(batch["pixel_values"]), albef.read(*texts)
+
+        image, text = see_and_read()
+        assert_close(model.sacl.vision_model(batch["pixel_values"]).last_hidden_state, image)
+        assert_close(model.sacl.get_text_features(*texts).last_hidden_state, text)
+        for name, value in (("VISION_EPS", 1e-5), ("TEXT_EPS", 1e-6)):
+            monkeypatch.setitem(globals(), name, value)
+        other_image, other_text = see_and_read()
+        assert (other_image - image).abs().max() > 1e-3 and (other_text - text).abs().max() > 1e-3
 
 
 class TestImageSize:
