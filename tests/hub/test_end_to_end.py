@@ -18,6 +18,9 @@ from tests.hub_server import Account, Hub
 
 ROOT = Path(__file__).parents[2]
 
+# Two processes that import everything: on a busy machine that takes its time.
+pytestmark = pytest.mark.timeout(900)
+
 PUSH = r"""
 import sys, threading
 import torch
@@ -125,7 +128,7 @@ def environment(url, home):
 
 def run(arguments, **options):
     process = subprocess.run(
-        [sys.executable, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=280, **options
+        [sys.executable, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, **options
     )
     assert process.returncode == 0, process.stderr[-3000:]
 

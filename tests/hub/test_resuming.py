@@ -85,6 +85,13 @@ class TestResuming:
         assert b'"global_step": 6' in hub.files(REPO)["last-checkpoint/trainer_state.json"]
         assert "last-checkpoint/old.json" not in hub.files(REPO)
 
+    def test_what_can_only_be_pickled_is_refused_before_the_training(self, hub, make_trainer):
+        trainer = make_trainer(push_to_hub=False, hub_strategy="checkpoint")
+        trainer.is_deepspeed_enabled = True
+        with pytest.raises(ValueError, match="hub_strategy='checkpoint'.*'every_save' or 'end'"):
+            trainer.push_to_hub()
+        assert not hub.seen
+
 
 @pytest.fixture
 def pushed(hub, make_trainer):
