@@ -512,8 +512,8 @@ def _variant_cosines(side: _Side, dataset: datasets.Dataset, columns: _Columns) 
     sample = np.unique(np.linspace(0, len(side.rows) - 1, _VARIANTS).astype(int))
     if side.texts is None:
         rows = undecoded(dataset.with_format(None), columns.image).select(side.rows[sample].tolist())
-        things = [decode_image(row[columns.image]) for row in rows]
-        variants = [_saved_again(image) for image in things]
+        things: list[Any] = [decode_image(row[columns.image]) for row in rows]
+        variants: list[Any] = [_saved_again(image) for image in things]
     else:
         things = [side.texts[number] for number in sample]
         variants = [_written_again(text) for text in things]

@@ -255,6 +255,26 @@ class TestConfig:
         assert code == 2 and given is None
         assert message in err and "run.yaml" in err and err.count("\n") == 1
 
+    @pytest.mark.parametrize(
+        "words, expected",
+        [
+            (("--private", "model", "user/model"), True),
+            (("model", "--private", "user/model"), True),
+            (("model", "user/model", "--private"), True),
+            (("model", "user/model", "--private", "false"), False),
+            (("model", "user/model", "--private=no"), False),
+            (("model", "user/model", "--private", "none"), None),
+            (("model", "user/model"), None),
+        ],
+    )
+    def test_a_flag_takes_a_value_only_if_it_is_one(self, sacl, monkeypatch, words, expected):
+        import trainer.cli.push
+
+        given = []
+        monkeypatch.setattr(trainer.cli.push, "run", lambda output, options: given.append(options))
+        assert sacl("push", *words)[0] == 0
+        assert (given[0].folder, given[0].repo_id, given[0].private) == ("model", "user/model", expected)
+
     def test_a_file_that_is_missing_is_named(self, sacl):
         code, _, err = sacl("train", "--config", "nowhere.yaml")
         assert code == 2 and "'nowhere.yaml'" in err

@@ -4,6 +4,7 @@
 import argparse
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import NoneType
@@ -16,6 +17,8 @@ from .errors import UsageError, did_you_mean
 
 
 _NONE = ("none", "null")
+# What `string_to_bool` of transformers understands.
+_BOOLEANS = {"yes", "true", "t", "y", "1", "no", "false", "f", "n", "0", *_NONE}
 
 
 def option(help: str, default: Any = dataclasses.MISSING, **metadata: Any) -> Any:
@@ -87,6 +90,7 @@ class CommandParser(HfArgumentParser):
         self._shown = shown
         self._title = title
         self._groups: dict[str, Any] = {}
+        self._flags: set[str] = set()
         self._left_out = frozenset(left_out)
         self._actions_by_field: dict[str, argparse.Action] = {}
         super().__init__(dataclass_types, formatter_class=HelpFormatter, allow_abbrev=False, **options)
@@ -124,6 +128,9 @@ class CommandParser(HfArgumentParser):
             action = next(found for found in self._actions if found.dest == field.name)
         if is_number and action.type is not None:
             action.type = _or_none(action.type)
+        if bool in (field.type, *get_args(field.type)):
+            action.nargs, action.const = "?", True
+            self._flags.update(action.option_strings)
         if field.name in self._left_out:
             for name in action.option_strings:
                 del self._option_string_actions[name]
@@ -197,6 +204,16 @@ class CommandParser(HfArgumentParser):
         return made
 
     # The command line ------------------------------------------------------------------------------------------------
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """What stands behind a flag is its value only if it can be: `--dry_run FOLDER` is a flag and a folder."""
+        words = list(sys.argv[1:] if args is None else args)
+        ends = [*words[1:], ""]
+        words = [
+            f"{word}=true" if word in self._flags and following.lower() not in _BOOLEANS else word
+            for word, following in zip(words, ends, strict=True)
+        ]
+        return super().parse_known_args(words, namespace)
 
     def option_names(self) -> list[str]:
         """Every option that the command line understands."""

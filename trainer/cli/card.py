@@ -79,7 +79,7 @@ def _facts(folder: Path, options: CardArguments) -> Any:
     from hub_cards.facts import FACTS_NAME
 
     facts = CardFacts.load(folder) if (folder / FACTS_NAME).is_file() else _visible_facts(folder)
-    said = {"model_name": options.name, "model_id": options.model_id, "license": options.license}
+    said: dict[str, Any] = {"model_name": options.name, "model_id": options.model_id, "license": options.license}
     said |= {"language": options.language, "base_model": options.base_model}
     for name, value in said.items():
         if value:
@@ -124,7 +124,7 @@ def _write_dataset(folder: Path, options: CardArguments) -> Path:
 
     from hub_cards import describe_dataset, write_dataset_card
 
-    said = {"license": options.license, "language": options.language, "tags": options.tags}
+    said: dict[str, Any] = {"license": options.license, "language": options.language, "tags": options.tags}
     facts = describe_dataset(
         load_dataset(str(folder)),
         options.name or folder.resolve().name,

@@ -56,7 +56,7 @@ def run(output: Output, options: DemoArguments) -> None:
     check_model_name(options.model)
     check_dataset_name(options.dataset)
     if options.write_space is not None:
-        folder = _write(options)
+        folder = _write(options, options.write_space)
         text = f"The Space is in {folder}. Try it: python {folder}/app.py. Push it: sacl push {folder} user/name"
         output.result(text, {"folder": str(folder)})
         return
@@ -69,11 +69,11 @@ def run(output: Output, options: DemoArguments) -> None:
     output.result("", {"url": getattr(page, "local_url", None)})
 
 
-def _write(options: DemoArguments) -> Any:
+def _write(options: DemoArguments, folder: str) -> Any:
     from hub_cards.space import write_space
 
     return write_space(
-        options.write_space,
+        folder,
         options.model,
         options.dataset,
         title=options.title,

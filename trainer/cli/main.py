@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module, metadata
 from typing import Any
 
@@ -167,7 +167,9 @@ def build_parser(command: str | None = None, *, show_all: bool = False) -> argpa
     )
     parser.add_argument("--version", action="version", version=f"sacl {_version()}")
     _add_common(parser, hidden=True)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_parser_of_command)
+    # Anything callable will do as the class.
+    make: Any = _parser_of_command
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=make)
     for name, summary in COMMANDS.items():
         commands.add_parser(name, help=summary, command=name, full=name == command, show_all=show_all)
     return parser
@@ -205,7 +207,7 @@ def _parser_of_command(*, command: str, full: bool, show_all: bool, prog: str, *
     return parser
 
 
-def _arguments_of(module: Any) -> tuple[Sequence[type], dict[str, Callable]]:
+def _arguments_of(module: Any) -> tuple[Sequence[type], dict[str, Any]]:
     made = module.arguments()
     return (made[:-1], made[-1]) if isinstance(made[-1], dict) else (made, {})
 

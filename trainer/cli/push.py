@@ -157,8 +157,14 @@ def _push_files(options: PushArguments, kind: str, files: dict[str, Path]) -> st
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(library_name="sacl")
-    space = {"space_sdk": "gradio"} if kind == "space" else {}
-    repo_id = api.create_repo(options.repo_id, repo_type=kind, private=options.private, exist_ok=True, **space).repo_id
+    sdk = "gradio" if kind == "space" else None
+    repo_id = api.create_repo(
+        options.repo_id,
+        repo_type=kind,
+        private=options.private,
+        exist_ok=True,
+        space_sdk="gradio" if kind == "space" else None,
+    ).repo_id
     if options.revision is not None and not options.revision.startswith("refs/"):
         api.create_branch(repo_id, branch=options.revision, repo_type=kind, exist_ok=True)
     commit = api.create_commit(
