@@ -1065,6 +1065,7 @@ class SaclTrainer(Trainer):
         ```
         """
         revision = self.args.hub_revision if revision is None and not create_pr else revision
+        message = commit_message or "End of training"
         check_options(revision, create_pr, tag)
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
@@ -1076,8 +1077,8 @@ class SaclTrainer(Trainer):
         self.create_model_card(**{**card, "tags": self._tags(card.get("tags"))})
         self._finish_current_push()
         staged = stage(self.args.output_dir)
-        push = partial(self._repository.push, staged, commit_message, revision=revision, create_pr=create_pr, tag=tag)
-        return push() if blocking else self.push_in_progress.submit(f"{commit_message!r}", push, staged)
+        push = partial(self._repository.push, staged, message, revision=revision, create_pr=create_pr, tag=tag)
+        return push() if blocking else self.push_in_progress.submit(f"{message!r}", push, staged)
 
     def _tags(self, tags: str | list[str] | None) -> list[str]:
         """Tags for the card: the given ones, and those that the model has (`model.add_model_tags`)."""

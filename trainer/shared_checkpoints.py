@@ -220,9 +220,10 @@ def _fetched(checkpoint: HubCheckpoint, output_dir: Path, token: str | bool | No
     )
     folder = checkpoint.folder or _last_folder([sibling.rfilename for sibling in info.siblings or ()], checkpoint)
     # The commit is in the name: what is left of another one is not mixed with this.
-    place = output_dir / f"_hub-{info.sha[:12]}"
+    commit = str(info.sha)
+    place = output_dir / f"_hub-{commit[:12]}"
     for attempt in (1, 2):
-        downloaded = _download(checkpoint, folder, info.sha, place, token, force=attempt == 2)
+        downloaded = _download(checkpoint, folder, commit, place, token, force=attempt == 2)
         try:
             verify_checkpoint(downloaded)
             break

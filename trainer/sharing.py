@@ -460,7 +460,7 @@ class HubRepository:
 
     def _opened(self, number: int, message: str) -> CommitInfo:
         """The commit of a pull request that was opened, though the answer was lost."""
-        commit = self.api.repo_info(self.repo_id, revision=f"refs/pr/{number}").sha
+        commit = str(self.api.repo_info(self.repo_id, revision=f"refs/pr/{number}").sha)
         url = f"{self.api.endpoint}/{self.repo_id}"
         return CommitInfo(
             commit_url=f"{url}/commit/{commit}",
