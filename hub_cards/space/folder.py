@@ -59,6 +59,8 @@ launch(
     image_column=$image_column,
     caption_columns=$caption_columns,
     max_rows=$max_rows,
+    model_revision=$model_revision,
+    dataset_revision=$dataset_revision,
     title=$title,
     examples=$examples,
 )
@@ -91,6 +93,8 @@ def write_space(
     image_column: str = "image",
     caption_columns: str | Sequence[str] | None = None,
     max_rows: int | None = None,
+    model_revision: str | None = None,
+    dataset_revision: str | None = None,
     examples: Sequence[str] | None = None,
     license: str = "apache-2.0",
 ) -> Path:
@@ -118,6 +122,8 @@ def write_space(
             The columns with captions, as for [`load_pairs`].
         max_rows (`int`, *optional*):
             Only so many rows, drawn at random but always the same: they are embedded when the Space starts.
+        model_revision, dataset_revision (`str`, *optional*):
+            Branch, tag or commit on the Hub, so that the page stays as it was tried.
         examples (sequence of `str`, *optional*):
             Texts to click on. By default a few short captions.
         license (`str`, *optional*, defaults to `"apache-2.0"`):
@@ -156,6 +162,8 @@ def write_space(
         image_column=repr(image_column),
         caption_columns=repr(list(caption_columns) if isinstance(caption_columns, (list, tuple)) else caption_columns),
         max_rows=repr(max_rows),
+        model_revision=repr(model_revision),
+        dataset_revision=repr(dataset_revision),
         title=repr(title),
         examples=repr(None if examples is None else list(examples)),
     )

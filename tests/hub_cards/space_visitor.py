@@ -16,7 +16,9 @@ from selenium.webdriver.remote.webelement import WebElement
 
 
 # A busy machine is slow; an idle one never waits for long.
-PATIENCE = 120.0
+PATIENCE = 240.0
+# Everything is chosen and deleted; without the NULL, the control key would stay down.
+REPLACE = Keys.CONTROL + "a" + Keys.NULL + Keys.BACKSPACE
 
 
 def start_browser(profile: Path, size: tuple[int, int] = (1200, 1000)) -> Any:
@@ -75,6 +77,10 @@ class Visitor:
                 raise AssertionError(f"Waited in vain for {what}.")
             time.sleep(0.05)
 
+    def is_written(self, box: str, text: str) -> bool:
+        """Whether this is what a text box holds."""
+        return self.one(f"#{box} textarea, #{box} input").get_property("value") == text
+
     def tab(self, name: str) -> None:
         """Opens a tab, which a narrow page keeps in a menu."""
 
@@ -95,11 +101,10 @@ class Visitor:
         """Writes into a text box and presses a key; again if a page that is still being set up empties the box."""
 
         def written() -> bool:
-            field = self.one(f"#{box} textarea, #{box} input")
-            if field.get_property("value") != text:
-                field.send_keys(Keys.CONTROL + "a", Keys.BACKSPACE, text)
+            if not self.is_written(box, text):
+                self.one(f"#{box} textarea, #{box} input").send_keys(REPLACE, text)
             time.sleep(0.2)
-            return field.get_property("value") == text
+            return self.is_written(box, text)
 
         self.until(written, f"{text!r} in {box}")
         self.one(f"#{box} textarea, #{box} input").send_keys(then)
@@ -118,12 +123,13 @@ class Visitor:
         return self.until(lambda: self.all(f"#{place} {selector}"), f"an answer in {place}")
 
     def text_of(self, place: str) -> str:
-        return self.driver.find_element(By.ID, place).text
+        """The answer alone, without Gradio's clock over it."""
+        return self.driver.find_element(By.CSS_SELECTOR, f"#{place} [aria-live]").text
 
     def set_number(self, name: str, value: int) -> None:
         """Writes into the field of this name."""
         fields = {field.accessible_name: field for field in self.all("input[type=number]")}
-        fields[name].send_keys(Keys.CONTROL + "a", str(value) + Keys.ENTER)
+        fields[name].send_keys(REPLACE, str(value), Keys.ENTER)
 
     def shot(self, name: str, whole: bool = True) -> None:
         """Keeps what is seen, or the whole page."""
