@@ -4,19 +4,20 @@
     python examples/demo.py --output_dir runs/demo
 
 Any option of SaclTrainingArguments can be given too: `--objective infonce`, `--seed 1`, `--max_steps 100` ...
-In the output folder: model/ (loads with `AutoModel.from_pretrained`), metrics.json, curves.png, found_*.png.
+In the output folder: model/ (loads with `AutoModel.from_pretrained`, with its card), metrics.json, curves.png,
+found_*.png.
 """
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from emoji import EmojiRelevance, emoji_pairs
+from emoji import DATA_DIR, EmojiRelevance, emoji_pairs
 from transformers import BertTokenizer, BlipImageProcessor, HfArgumentParser, logging, set_seed
 
-from hub_cards import plot_retrieval_grid, plot_training_curves
+from hub_cards import EvaluationResult, plot_retrieval_grid, plot_training_curves, write_model_card
 from modeling_sacl import SaclConfig, SaclForPreTraining, SaclProcessor
 from trainer import (
     PairCollator,
@@ -28,6 +29,7 @@ from trainer import (
     embed_pairs,
     evaluate_retrieval,
 )
+from trainer.run_facts import collect_facts
 
 
 VOCABULARY = Path(__file__).parent / "data" / "emoji_vocabulary.txt"
@@ -171,6 +173,7 @@ def main() -> None:
     report = {"seed": args.seed, "objective": args.objective, "train": outcome.metrics, **results}
     report["validation"] = trainer.evaluate()
     (output_dir / "metrics.json").write_text(json.dumps(report, indent=2))
+    write_card(trainer, output_dir / "model", report)
     plot_training_curves(trainer.state.log_history, output_dir / "curves.png")
     searches = {split: searcher_of(model, processor, split, output_dir / "embeddings") for split in TEST_SPLITS}
     for split, search in searches.items():
@@ -184,10 +187,21 @@ def main() -> None:
     print("    from transformers import AutoModel, AutoProcessor")
     print(f'    model = AutoModel.from_pretrained("{output_dir}/model", trust_remote_code=True)')
     print(f'    processor = AutoProcessor.from_pretrained("{output_dir}/model", trust_remote_code=True)\n')
+    print(f"Its card is {output_dir}/model/README.md. Try it in a browser:")
+    print(f"    sacl demo --model {output_dir}/model --dataset examples/data/emoji --split validation\n")
     if sys.stdin.isatty():
         answer_queries(searches["test_unseen_concept"], output_dir / "your_query.png")
     else:
         print(f'Ask it yourself: python examples/search.py --model {output_dir}/model --query "a yellow face"')
+
+
+def write_card(trainer: SaclTrainer, folder: Path, report: dict) -> None:
+    """The model's card, with what only we know: what it is called, its licence and data, and its test results."""
+    facts = collect_facts(trainer, model_name="sacl-emoji", language="en", license="apache-2.0", dataset=str(DATA_DIR))
+    pairs = facts.train_datasets[0]
+    for split, metrics in report["trained"].items():
+        facts.results.append(EvaluationResult(replace(pairs, split=split, rows=None), metrics))
+    write_model_card(folder, facts)
 
 
 def searcher_of(model: SaclForPreTraining, processor: SaclProcessor, split: str, cache_dir: Path) -> SaclSearcher:
