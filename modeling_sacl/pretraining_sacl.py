@@ -174,10 +174,10 @@ class SaclForPreTraining(SaclWithMaskedLanguageHead, SaclForImageTextRetrieval):
             outputs, input_ids, pixel_values, attention_mask, interpolate_pos_encoding
         )
         if with_itm:
-            matched = self._match_with_hard_negatives(
+            pairs = self._match_with_hard_negatives(
                 outputs, pair_ids, hard_negative_strength, hard_negative_similarity, hard_negative_share
             )
-            self._add_matching(rows, text_outputs, attention_mask, *matched)
+            self._add_matching(rows, text_outputs, attention_mask, *pairs)
         if mlm_input_ids is not None:
             masked_outputs = self.sacl.get_text_features(mlm_input_ids, attention_mask=attention_mask)
             batch = torch.arange(len(input_ids), device=input_ids.device)

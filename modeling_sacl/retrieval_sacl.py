@@ -261,10 +261,10 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
             outputs, input_ids, pixel_values, attention_mask, interpolate_pos_encoding
         )
         if with_itm:
-            matched = self._match_with_hard_negatives(
+            pairs = self._match_with_hard_negatives(
                 outputs, pair_ids, hard_negative_strength, hard_negative_similarity, hard_negative_share
             )
-            self._add_matching(rows, text_outputs, attention_mask, *matched)
+            self._add_matching(rows, text_outputs, attention_mask, *pairs)
             (matched,) = rows.fuse(self.sacl, vision_outputs, **kwargs)
             self._judge_matching(outputs, matched)
         if return_loss:

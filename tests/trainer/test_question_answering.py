@@ -8,6 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
 
 from modeling_sacl import SaclForQuestionAnswering, SaclModel, SaclProcessor
@@ -172,6 +173,27 @@ class TestCollator:
             tiny_processor.tokenizer.padding_side = "right"
         assert tokens["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
         assert torch.equal(tokens["input_ids"], expected["input_ids"])
+
+    @pytest.mark.parametrize("max_length", [None, 4])
+    def test_an_end_is_put_where_the_tokenizer_puts_none(self, tiny_processor, max_length):
+        """As ALBEF's tokenizer, which begins a text and does not end it."""
+        answers = ["a red bus", "cat"]
+        expected = tokenize_answers(tiny_processor, answers, max_length)
+        inner = tiny_processor.tokenizer.backend_tokenizer.__class__.from_str(
+            tiny_processor.tokenizer.backend_tokenizer.to_str()
+        )
+        begin = tiny_processor.tokenizer.cls_token
+        inner.post_processor = TemplateProcessing(
+            single=f"{begin} $A", special_tokens=[(begin, tiny_processor.tokenizer.cls_token_id)]
+        )
+        names = {name: getattr(tiny_processor.tokenizer, name) for name in ("pad_token", "cls_token", "sep_token")}
+        endless = PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=64, **names)
+        assert endless("cat")["input_ids"] == expected["input_ids"][1, :2].tolist()
+        processor = SaclProcessor(tiny_processor.image_processor, tiny_processor.tokenizer)
+        processor.tokenizer = endless
+        tokens = tokenize_answers(processor, answers, max_length)
+        for name, value in expected.items():
+            assert torch.equal(tokens[name], value)
 
     def test_tokenizer_without_beginning_and_end_raises(self, rows, tiny_processor):
         inner = tiny_processor.tokenizer.backend_tokenizer.__class__.from_str(

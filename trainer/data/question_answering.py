@@ -185,7 +185,8 @@ def weigh_answers(answers: Sequence[str], weights: Sequence[float] | None = None
 
 def tokenize_answers(processor: Any, answers: Sequence[str], max_length: int | None = None) -> dict[str, torch.Tensor]:
     """
-    Tokens of answers as [`SaclForQuestionAnswering`] takes them: between special tokens, padded on the right.
+    Tokens of answers as [`SaclForQuestionAnswering`] takes them: between special tokens, padded on the right. A
+    tokenizer that does not end a text has its `sep_token` put there.
 
     Args:
         processor ([`~transformers.ProcessorMixin`]):
@@ -202,8 +203,14 @@ def tokenize_answers(processor: Any, answers: Sequence[str], max_length: int | N
         ValueError: The tokenizer does not mark where a text begins and ends.
     """
     tokenizer = processor.tokenizer
-    options = {**text_options(None, processor, max_length), "padding": True, "padding_side": "right"}
-    tokens = tokenizer(list(answers), **options, return_attention_mask=True, return_tensors="pt")
+    options = text_options(None, processor, max_length)
+    padding = {"padding": True, "padding_side": "right", "return_attention_mask": True, "return_tensors": "pt"}
+    if tokenizer.sep_token_id is None or tokenizer("a")["input_ids"][-1] in tokenizer.all_special_ids:
+        tokens = tokenizer(list(answers), **{**options, **padding})
+    else:  # ALBEF's begins texts, but ends only answers.
+        limit = {"max_length": options["max_length"] - 1} if "max_length" in options else {}
+        rows = tokenizer(list(answers), **{**options, **limit, "padding": False})["input_ids"]
+        tokens = tokenizer.pad({"input_ids": [[*row, tokenizer.sep_token_id] for row in rows]}, **padding)
     input_ids, attention_mask = tokens["input_ids"], tokens["attention_mask"]
     last = input_ids.gather(1, attention_mask.sum(dim=1, keepdim=True) - 1)
     ends = torch.cat([input_ids[:, :1], last], dim=1).unique().tolist()
