@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from .audit import AuditReport, Finding, audit_pairs
+    from .audit import audit_pairs
+    from .audit_report import AuditReport, Finding
     from .checkpoints import seal_checkpoint, verify_checkpoint
     from .data import (
         ImagesAndTextClassificationCollator,
@@ -50,7 +51,8 @@ if TYPE_CHECKING:
 
 # Where each public name is defined.
 _MODULES = {
-    "audit": ("AuditReport", "Finding", "audit_pairs"),
+    "audit": ("audit_pairs",),
+    "audit_report": ("AuditReport", "Finding"),
     "checkpoints": ("seal_checkpoint", "verify_checkpoint"),
     "data": (
         "ImagesAndTextClassificationCollator",

@@ -10,7 +10,7 @@ from .data import ImageDecodingError, decode_image, undecoded
 
 
 if TYPE_CHECKING:
-    from .audit import AuditReport, Finding
+    from .audit_report import AuditReport, Finding
 
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -14,7 +14,8 @@ import torch
 from datasets import Dataset, Features, Image, Value
 from torch import nn
 
-from trainer.audit import FALSE_NEGATIVE, KINDS, SIMILAR_IMAGES, SIMILAR_TEXTS, audit_pairs
+from trainer.audit import audit_pairs
+from trainer.audit_report import FALSE_NEGATIVE, KINDS, SIMILAR_IMAGES, SIMILAR_TEXTS
 from trainer.guide import Guide
 
 

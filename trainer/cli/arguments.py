@@ -208,10 +208,9 @@ class CommandParser(HfArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """What stands behind a flag is its value only if it can be: `--dry_run FOLDER` is a flag and a folder."""
         words = list(sys.argv[1:] if args is None else args)
-        ends = [*words[1:], ""]
         words = [
             f"{word}=true" if word in self._flags and following.lower() not in _BOOLEANS else word
-            for word, following in zip(words, ends, strict=True)
+            for word, following in zip(words, [*words[1:], ""], strict=False)
         ]
         return super().parse_known_args(words, namespace)
 

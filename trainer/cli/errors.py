@@ -30,7 +30,7 @@ def explain(error: BaseException) -> str:
     if status in (401, 403):
         return f"The Hub refuses access ({status}): {message} Log in with `hf auth login`, or set HF_TOKEN."
     if "OfflineMode" in f"{kind} {message}":
-        return f"{message} HF_HUB_OFFLINE=1 is set: unset it, or give a folder or file that exists."
+        return f"{message} HF_HUB_OFFLINE=1 is set: unset it to reach the Hub, or name what is on this machine."
     if kind == "OutOfMemoryError" or "out of memory" in message.lower():
         return f"{message} Lower the batch size."
     # These are raised with a sentence by us and by the libraries; others are named, since they may be anything.

@@ -70,9 +70,13 @@ def check_model_name(name: str) -> None:
             )
             raise CommandError(f"The folder {name!r} holds no model ({there}). Give one that was saved to its end.")
     elif looks_local:
-        parent = folder.parent
-        beside = [str(Path(name).parent / other.name) for other in parent.iterdir()] if parent.is_dir() else []
-        raise CommandError(f"There is no folder {name!r}.{did_you_mean(name, beside)}")
+        raise CommandError(f"There is no folder {name!r}.{did_you_mean(name, _beside(name))}")
+
+
+def _beside(name: str) -> list[str]:
+    """What lies in the same folder, written as the name is."""
+    parent = Path(name).expanduser().parent
+    return [str(Path(name).parent / other.name) for other in parent.iterdir()] if parent.is_dir() else []
 
 
 def find_device(name: str | None) -> torch.device:
@@ -124,9 +128,8 @@ def check_dataset_name(name: str) -> None:
     path = Path(name).expanduser()
     if "://" in name or path.exists() or name.count("/") == 1 and not name.startswith((".", "~", "/")):
         return
-    parent = path.parent if path.parent.is_dir() else Path(".")
-    beside = [str(Path(name).parent / other.name) for other in parent.iterdir()]
-    raise CommandError(f"There is no data set {name!r}: no file or folder of this name.{did_you_mean(name, beside)}")
+    hint = did_you_mean(name, _beside(name))
+    raise CommandError(f"There is no data set {name!r}: no file or folder of this name.{hint}")
 
 
 def one_caption(row: dict[str, Any]) -> str:

@@ -131,9 +131,3 @@ def table(rows: Sequence[Sequence[Any]]) -> str:
         ).rstrip()
         for row in cells
     )
-
-
-def words(text: str, limit: int = 60) -> str:
-    """Text from outside on one line: no control character of it reaches the terminal."""
-    text = " ".join("".join(character if character.isprintable() else " " for character in text).split())
-    return text if len(text) <= limit else text[: limit - 3] + "..."

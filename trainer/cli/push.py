@@ -87,7 +87,8 @@ def _kind(folder: Path) -> str:
     if (folder / "app.py").is_file():
         return "space"
     if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")) or any(
-        path.suffix in (".parquet", ".jsonl", ".csv", ".arrow", ".tar") for path in _everything(folder)
+        path.suffix in (".parquet", ".jsonl", ".csv", ".arrow", ".tar")
+        for path in (*folder.glob("*"), *folder.glob("data/*"))
     ):
         return "dataset"
     raise UsageError(f"It cannot be seen what {str(folder)!r} is: say --type model, dataset or space.")
@@ -157,7 +158,6 @@ def _push_files(options: PushArguments, kind: str, files: dict[str, Path]) -> st
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(library_name="sacl")
-    sdk = "gradio" if kind == "space" else None
     repo_id = api.create_repo(
         options.repo_id,
         repo_type=kind,

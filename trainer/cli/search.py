@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..text import one_line
 from .arguments import option
 from .errors import CommandError, UsageError
-from .output import Output, words
+from .output import Output
 from .sources import ModelArguments
 
 
@@ -141,10 +142,10 @@ def _described(searcher: Any, found: Any) -> list[dict[str, Any]]:
 
 
 def _text(answer: dict[str, Any]) -> str:
-    title = " + ".join(words(part) for part in (answer["image"], answer["query"]) if part)
+    title = " + ".join(one_line(part) for part in (answer["image"], answer["query"]) if part)
     lines = [
-        f"  {result['score']:6.3f}  row {result['row']:<7} {words(result['caption'])}"
-        + (f"  {words(result['path'], 80)}" if result["path"] else "")
+        f"  {result['score']:6.3f}  row {result['row']:<7} {one_line(result['caption'])}"
+        + (f"  {one_line(result['path'], 80)}" if result["path"] else "")
         for result in answer["results"]
     ]
     return "\n".join([title, *lines])
