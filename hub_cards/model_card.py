@@ -173,10 +173,10 @@ def _eval_results(result: EvaluationResult, usage: str, seed: int | None) -> lis
             mean, deviation, seeds = spread
             args = {"seeds": seeds, "mean": round(mean, 4), "standard_deviation": round(deviation, 4)}
         name = metric_title(metric)
-        if value is None and len(result.by_seed) == 1:
-            (value,) = (metrics[metric] for metrics in result.by_seed.values())
-        elif value is None and spread is not None:
+        if value is None and spread is not None:
             value, name = spread[0], f"{name}, mean of {len(spread[2])} seeds"
+        elif value is None:
+            value = next(metrics[metric] for metrics in result.by_seed.values() if metric in metrics)
         elif seed is not None and spread is not None:
             args["seed"] = seed
         if result.step is not None:
@@ -254,6 +254,7 @@ def _results_table(results: list[EvaluationResult]) -> dict[str, Any] | None:
         "rows": [(metric_title(name), [_cell(result, name) for result, _ in scored]) for name in metrics],
         "spread": any(result.over_seeds(name) for result, scores in scored for name in scores),
         "own": any(result.metrics and result.over_seeds(name) for result, scores in scored for name in scores),
+        "single": any(result.metrics and not result.over_seeds(scores[0]) for result, scores in scored),
         "ranks": any("_rank" in name for name in metrics),
         "retrieval": any("_recall@" in name for name in metrics),
         "ndcg": any("ndcg" in name for name in metrics),

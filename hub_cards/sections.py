@@ -202,7 +202,8 @@ def merge_metadata(
     away. Lists are merged item by item: what a person added stays, what a person removed stays away, and the rest is
     as it is generated now. Of `model-index` the items are the results.
     """
-    merged, new_hashes = dict(theirs), {}
+    merged: dict[str, Any] = dict(theirs)
+    new_hashes: dict[str, Any] = {}
     for key, value in generated.items():
         before = hashes.get(key)
         theirs_now = theirs.get(key)

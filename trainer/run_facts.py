@@ -494,7 +494,7 @@ def _results(trainer: Trainer, names: list[str], repo_ids: list[str]) -> list[Ev
         step = entry.get("step")
         if prefix is None:
             continue
-        if best is not None and number < ended and step != best:
+        if best is not None and ended is not None and number < ended and step != best:
             # The best model was loaded again at the end: what others scored is not what it scores.
             continue
         start = f"{prefix}_"

@@ -6,7 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from hub_cards import plot_grounding, plot_retrieval_grid, plot_training_curves, visualize_patch_selection
+from hub_cards import (
+    plot_grounding,
+    plot_retrieval_grid,
+    plot_training_curves,
+    plot_weight_histogram,
+    visualize_patch_selection,
+)
 from modeling_sacl import SaclConfig, SaclForPreTraining, SaclModel
 
 
@@ -62,6 +68,31 @@ class TestPlotRetrievalGrid:
     def test_queries_without_images_raise(self, tmp_path):
         with pytest.raises(ValueError):
             plot_retrieval_grid(["a", "b"], [[Image.new("RGB", (8, 8))]], tmp_path / "found.png")
+
+    @pytest.mark.parametrize("query", [r"costs $5 and $\frac{$", "a very long query " * 20])
+    def test_any_words_can_be_drawn(self, tmp_path, query):
+        plot_retrieval_grid([query], [[Image.new("RGB", (8, 8))]], tmp_path / "found.png", title=query)
+        assert (tmp_path / "found.png").exists()
+
+
+class TestPlotWeightHistogram:
+    BAR = (76, 120, 168)
+
+    def columns(self, path) -> int:
+        """How many columns of pixels the bars take."""
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        return int((pixels == self.BAR).all(axis=2).any(axis=0).sum())
+
+    def test_spread_weights_take_more_bars_than_equal_ones(self, tmp_path):
+        plot_weight_histogram(torch.linspace(0.2, 2.0, 500), tmp_path / "spread.png")
+        plot_weight_histogram([1.0] * 500, tmp_path / "equal.png", title="$equal")
+        spread, equal = self.columns(tmp_path / "spread.png"), self.columns(tmp_path / "equal.png")
+        assert spread > 10 * equal > 0
+
+    @pytest.mark.parametrize("weights", [[], [float("nan")], [-0.1, 1.0]])
+    def test_what_is_no_weight_raises(self, tmp_path, weights):
+        with pytest.raises(ValueError, match="There must be weights"):
+            plot_weight_histogram(weights, tmp_path / "weights.png")
 
 
 class TestPlotGrounding:
