@@ -98,7 +98,8 @@ class TestSite:
     def test_every_page_of_the_documentation_is_built_and_in_the_navigation(self, site, pages):
         reachable = {(site / link).resolve() for link in pages[site / "index.html"].links if not urlsplit(link).scheme}
         for page in DOCS.rglob("*.md"):
-            built = site / page.relative_to(DOCS).with_suffix(".html")
+            stem = "index" if page.stem == "README" else page.stem
+            built = site / page.relative_to(DOCS).with_name(f"{stem}.html")
             assert built in pages, page
             assert built.resolve() in reachable, f"{page} is not in `nav` of mkdocs.yml"
 
