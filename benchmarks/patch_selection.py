@@ -3,7 +3,7 @@
 
     python benchmarks/patch_selection.py --quick                        # a tiny model, in a minute: does it work?
     python benchmarks/patch_selection.py --threads 2                    # the whole table, on an idle machine: hours
-    python benchmarks/patch_selection.py --works step --sizes 256       # a part of it
+    python benchmarks/patch_selection.py --works step --sizes 256 --results patch_selection_256     # a part of it
     python benchmarks/patch_selection.py --counts_only                  # operations of all settings, in minutes
 
 Three works, by a model of random weights in the shapes of ALBEF (the defaults of SaclConfig), in float32:
@@ -22,7 +22,7 @@ Operations are counted, not measured: multiplications and additions of matrix pr
 attention. Times are of all settings in turn, the unpruned one first in each round, after a round without a clock. Each
 peak is measured in a process of its own, as the highest resident memory less what was resident before: weights, inputs
 and libraries do not count, activations and gradients do. Needs Linux, and for the default sizes about 16 GB of memory.
-Writes benchmarks/results/patch_selection.md.
+Writes benchmarks/results/patch_selection.md, or what `--results` names.
 """
 
 import argparse
@@ -237,6 +237,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--masked", type=int, default=4, help="masked tokens of a text")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of the clock")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--results", help="name of the file, so that a part does not take the place of the whole")
     parser.add_argument("--quick", action="store_true", help="a tiny model, one size, one keep rate, two rounds")
     parser.add_argument("--peak_of", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -277,8 +278,8 @@ def main() -> None:
             rows += measure(work, {**shape, "size": size}, settings_of(work, args), args)
         lines += ["", f"## {titles[work]}", "", *table(head, rows, text_columns=3)]
     # Counts of all settings stand beside times of some.
-    script = __file__.replace(".py", "_operations.py") if args.counts_only else __file__
-    write_results(script, "Patch selection", lines, args.threads)
+    name = args.results or ("patch_selection_operations" if args.counts_only else "patch_selection")
+    write_results(f"{name}.py", "Patch selection", lines, args.threads)
 
 
 if __name__ == "__main__":
