@@ -43,7 +43,7 @@ style: venv ## Put style and formatting right, as far as that can be done automa
 	$(RUN) -m ruff format .
 
 docs: venv ## Build the documentation as a site, warnings as errors (build/site/index.html)
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 venv: $(VENV)/complete ## Build the virtual environment, if it is not there yet
 
