@@ -315,7 +315,8 @@ class TestSeal:
     def test_lists_every_file_of_the_checkpoint(self, whole_run):
         folder = whole_run[1] / "checkpoint-2"
         manifest = json.loads((folder / MANIFEST_NAME).read_text())
-        assert {*manifest["files"], MANIFEST_NAME} == set(os.listdir(folder))
+        files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        assert {*manifest["files"], MANIFEST_NAME} == files
         assert {"model.safetensors", "optimizer.pt", "rng_state.pth", STATE_NAME} < manifest["files"].keys()
         for name, entry in manifest["files"].items():
             content = (folder / name).read_bytes()
@@ -450,12 +451,10 @@ class TestDamage:
     )
     def test_every_file_is_missed_and_named(self, copied_run, damage, message):
         folder = copied_run / "checkpoint-3"
-        for path in sorted(folder.iterdir()):
-            if path.name == MANIFEST_NAME:
-                continue
-            content = path.read_bytes()
+        for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME):
+            content, name = path.read_bytes(), re.escape(path.relative_to(folder).as_posix())
             damage(path)
-            with pytest.raises(ValueError, match=f"{folder} is damaged: {re.escape(path.name)} {message}") as caught:
+            with pytest.raises(ValueError, match=f"{folder} is damaged: {name} {message}") as caught:
                 verify_checkpoint(folder)
             assert f"Resume from {copied_run / 'checkpoint-4'}." in str(caught.value)
             path.write_bytes(content)

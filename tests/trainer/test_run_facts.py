@@ -208,7 +208,8 @@ class TestWhenItIsWritten:
 
             class Card(TrainerCallback):
                 def on_step_end(self, args, state, control, **kwargs):
-                    trainer.create_model_card()  # noqa: B023
+                    if state.global_step == 2:
+                        trainer.create_model_card()  # noqa: B023
 
             if with_card:
                 trainer.add_callback(Card())
