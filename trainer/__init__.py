@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .sacl_config import SaclTrainingArguments
     from .sacl_trainer import SaclTrainer
     from .search import FaissEngine, LanceEngine, SaclSearcher, SearchEngine, SearchResult, embed_dataset
+    from .sharing import load_training_arguments, save_training_arguments
 
 # Where each public name is defined.
 _MODULES = {
@@ -90,6 +91,7 @@ _MODULES = {
     "sacl_config": ("SaclTrainingArguments",),
     "sacl_trainer": ("SaclTrainer",),
     "search": ("FaissEngine", "LanceEngine", "SaclSearcher", "SearchEngine", "SearchResult", "embed_dataset"),
+    "sharing": ("load_training_arguments", "save_training_arguments"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -133,9 +135,11 @@ __all__ = [
     "heat_map",
     "load_karpathy",
     "load_pairs",
+    "load_training_arguments",
     "load_vqa",
     "match_pairs",
     "pair_augmentation",
+    "save_training_arguments",
     "score_boxes",
     "seal_checkpoint",
     "verify_checkpoint",

@@ -90,7 +90,7 @@ def save_training_arguments(args: SaclTrainingArguments, folder: str | os.PathLi
     Example:
 
     ```python
-    >>> from trainer.sharing import load_training_arguments, save_training_arguments
+    >>> from trainer import load_training_arguments, save_training_arguments
 
     >>> save_training_arguments(trainer.args, "sacl-emoji")
     >>> args = load_training_arguments("sacl-emoji", output_dir="sacl-emoji-again")
@@ -98,7 +98,7 @@ def save_training_arguments(args: SaclTrainingArguments, folder: str | os.PathLi
     """
     versions = ", ".join(f"{name} {version(name)}" for name in ("transformers", "torch", "accelerate"))
     lines = [
-        "# What this model was trained with; loads by `trainer.sharing.load_training_arguments`.",
+        "# What this model was trained with; loads by `trainer.load_training_arguments`.",
         f"# {versions}. What is not named here is at its default.",
         *(f"# {name}: a path of the machine it ran on, left out" for name in _local_paths(args)),
         yaml.safe_dump(shareable_arguments(args), sort_keys=False, allow_unicode=True),
