@@ -94,4 +94,6 @@ def test_keyword_arguments_exist(name):
         target = getattr(trainer, function or "", None)
         if target is not None:
             accepted = inspect.signature(target).parameters
+            if any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values()):
+                accepted = {**accepted, **inspect.signature(trainer.SaclTrainingArguments).parameters}
             assert {keyword.arg for keyword in node.keywords} <= set(accepted), ast.unparse(node)
