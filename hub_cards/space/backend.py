@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from hub_cards.pictures import visualize_patch_selection
 from trainer.data import ImageDecodingError, clean_captions, decode_image, pair_ids_tensor, undecoded
-from trainer.embedding import evaluation_mode, text_options
+from trainer.embedding import dual_encoder, evaluation_mode, text_options
 from trainer.evaluation import Grounding, ground_text, ground_texts
 from trainer.evaluation.reranking import find_matching_model
 from trainer.search import SaclSearcher, SearchResult, embed_dataset
@@ -133,7 +133,9 @@ class Backend:
             "find texts": no_texts,
             "compose": no_images,
             "rerank": _reason_of(TypeError, lambda: find_matching_model(self.model)),
-            "ground": _reason_of(TypeError, lambda: ground_texts(self.model, self.processor, [], [])),
+            "ground": None
+            if hasattr(dual_encoder(self.model), "fusion_model") and hasattr(self.model, "itm_head")
+            else _reason_of(TypeError, lambda: ground_texts(self.model, self.processor, [], [])),
             "patches": None
             if hasattr(getattr(self.model, "base_model", None), "vision_model")
             and hasattr(self.model, "set_patch_selection")

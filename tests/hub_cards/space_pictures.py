@@ -28,17 +28,18 @@ def main() -> None:
     parser.add_argument("--model", default="runs/demo/model", help="folder or Hub id of a model")
     parser.add_argument("--split", default="validation", help="emoji split to search")
     parser.add_argument("--query", default="woman with dark skin tone", help="what to look for")
-    parser.add_argument("--anchor", type=int, default=0, help="row of the anchor whose negatives are shown")
+    parser.add_argument("--anchor", type=int, default=100, help="row of the anchor whose negatives are shown")
     parser.add_argument("--output_dir", type=Path, default=Path("docs/pictures"), help="where to write the pictures")
     args = parser.parse_args()
 
+    args.output_dir.mkdir(parents=True, exist_ok=True)
     model, processor = load_model(args.model, device="cpu")
     page = build_app(
         model, processor, emoji_pairs(args.split), title="Emoji by their names", dataset_name=f"emoji, {args.split}"
     )
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True)
     with tempfile.TemporaryDirectory() as profile:
-        driver = start_browser(Path(profile), size=(1100, 900))
+        driver = start_browser(Path(profile), size=(1100, 1150))
         try:
             visitor = Visitor(driver, address, args.output_dir)
             visitor.open()

@@ -34,6 +34,7 @@ def start_browser(profile: Path, size: tuple[int, int] = (1200, 1000)) -> Any:
         "--disable-background-networking",
         "--disable-component-update",
         "--disable-sync",
+        "--hide-scrollbars",
         f"--user-data-dir={profile}",
         f"--window-size={size[0]},{size[1]}",
     ):
@@ -127,9 +128,9 @@ class Visitor:
         return self.driver.find_element(By.CSS_SELECTOR, f"#{place} [aria-live]").text
 
     def set_number(self, name: str, value: int) -> None:
-        """Writes into the field of this name."""
-        fields = {field.accessible_name: field for field in self.all("input[type=number]")}
-        fields[name].send_keys(REPLACE, str(value), Keys.ENTER)
+        """Writes into the field of this name, or that of a slider with it."""
+        (field,) = (field for field in self.all("input[type=number]") if name in field.accessible_name)
+        field.send_keys(REPLACE, str(value), Keys.ENTER)
 
     def shot(self, name: str, whole: bool = True) -> None:
         """Keeps what is seen, or the whole page."""

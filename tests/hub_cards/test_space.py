@@ -492,8 +492,9 @@ class TestWriteSpace:
         bounds = dict(line.split(">=") for line in (folder / "requirements.txt").read_text().splitlines())
         setup = configparser.ConfigParser()
         setup.read(ROOT / "setup.cfg")
-        needed = setup["options"]["install_requires"].split() + ["faiss-cpu", "matplotlib"]
-        assert set(bounds) == {re.match(r"[\w-]+", name)[0] for name in needed}
+        extras = setup["options.extras_require"]
+        needed = [setup["options"]["install_requires"], extras["hub"], extras["search"]]
+        assert set(bounds) == {re.match(r"[\w-]+", name)[0] for names in needed for name in names.split()}
         assert all(re.fullmatch(r"[\d.]+", version) for version in bounds.values())
 
     def test_code_travels_without_leftovers(self, tmp_path):
