@@ -117,9 +117,10 @@ def grounded(picture: PIL.Image.Image, text: str, grounding: Grounding) -> str:
         share = float(map.max()) / highest
         alt = f"Where {words!r} is found in the picture: bright there, dark elsewhere"
         image = image_tag(_dimmed(shown, map), alt)
-        figures.append(_figure(image, words, f"{share:.0%} of the highest map"))
+        figures.append(_figure(image, words, "" if silent else f"{share:.0%} of the highest map"))
     remark = (
-        "This model has one fusion layer, where only the text as a whole has a map: words need a second one."
+        "Only the text as a whole has a map. Words have none in a model with one fusion layer, nor where nothing that "
+        "is looked at for them raises the score."
         if silent
         else "Each map has a scale of its own. How high it is beside the highest stands below it: at a few percent a "
         "word is found nowhere, however bright a spot is."
