@@ -81,5 +81,7 @@ def _write(options: DemoArguments, folder: str) -> Any:
         image_column=options.image_column,
         caption_columns=options.caption_columns,
         max_rows=options.max_rows,
+        model_revision=options.model_revision,
+        dataset_revision=options.dataset_revision,
         examples=options.examples,
     )
