@@ -217,6 +217,7 @@ def weighted_contrastive_loss(
     *,
     log_weights: torch.Tensor | None = None,
     soft_targets: torch.Tensor | None = None,
+    denominator_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     r"""
     Cross-entropy with an additive log-weight, one direction: the core of every contrastive objective here.
@@ -238,6 +239,8 @@ def weighted_contrastive_loss(
             Added to the logits: 0 at the positives, `log w` at the negatives, `-inf` removes a candidate.
         soft_targets (`torch.Tensor` of shape `(num_anchors, num_candidates)`, *optional*):
             Rows that sum to 1 and take the place of the even targets. Mass on removed candidates is left out.
+        denominator_mask (`torch.Tensor` of shape `(num_anchors, num_candidates)`, bool, *optional*):
+            The candidates over which the softmax normalises. Defaults to all. Anchors without one have loss 0.
 
     Returns:
         `torch.Tensor`, scalar: the mean over the anchors that have a positive; 0, with gradient 0, if none has. An
@@ -247,6 +250,7 @@ def weighted_contrastive_loss(
         ("positive_mask", positive_mask),
         ("log_weights", log_weights),
         ("soft_targets", soft_targets),
+        ("denominator_mask", denominator_mask),
     ):
         if tensor is not None and tensor.shape != logits.shape:
             raise ValueError(
@@ -261,7 +265,11 @@ def weighted_contrastive_loss(
     else:
         targets = soft_targets.to(logits.dtype).masked_fill(logits == -torch.inf, 0.0)
 
-    log_probabilities = nn.functional.log_softmax(logits, dim=-1)
+    if denominator_mask is None:
+        log_probabilities = nn.functional.log_softmax(logits, dim=-1)
+    else:
+        normalizers = logits.masked_fill(~denominator_mask, -torch.inf).logsumexp(dim=-1, keepdim=True)
+        log_probabilities = logits - torch.where(denominator_mask.any(dim=-1, keepdim=True), normalizers, logits)
     losses = -torch.where(targets == 0, 0.0, targets * log_probabilities).sum(dim=-1)
     has_positive = num_positives > 0
     # An anchor that is left out counts nothing, but garbage in its row must not pass unseen.

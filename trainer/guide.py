@@ -134,6 +134,16 @@ class Guide:
         return fingerprint_of(self.model, self.processor)
 
 
+def check_guided(objective: str, dataset: Any) -> None:
+    """Raises a ValueError if training pairs have no features of the guide that the objective needs."""
+    columns = getattr(dataset, "column_names", None)
+    if columns is not None and not set(GUIDE_COLUMNS) & set(columns):
+        raise ValueError(
+            f"The objective {objective!r} compares pairs by a guide, and there is none: pass `guide_model`, or "
+            f"training pairs with {' or '.join(f'`{name}`' for name in GUIDE_COLUMNS)} (`add_guide_features`)."
+        )
+
+
 def _is_tokenizer(processor: Any) -> bool:
     return hasattr(processor, "convert_tokens_to_ids")
 

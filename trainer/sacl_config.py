@@ -37,7 +37,11 @@ class SaclTrainingArguments(TrainingArguments):
     Args:
         objective (`str`, *optional*, defaults to `"sacl"`):
             The contrastive objective: `"sacl"` (weights regulated by similarity), `"infonce"` (CLIP's), `"albef"`
-            (targets softened by the momentum teacher) or `"sacl_distilled"` (SACL's weights and ALBEF's targets).
+            (targets softened by the momentum teacher), `"sacl_distilled"` (SACL's weights and ALBEF's targets),
+            `"dcl"` (no positive in the denominator), `"debiased"` (negatives corrected for positives among them),
+            `"hcl"` (hard negatives count more), `"gist"` (what a guide finds closer than the pair is no negative),
+            `"xclr"` (targets from a guide's similarities of texts), `"cwcl"` (every candidate a positive by its
+            similarity within a modality) or `"softclip"` (targets shared with similar pairs of the same modality).
         regulation_strength (`float`, *optional*, defaults to 1.0):
             How strongly similar negatives are spared, >= 0: 1 is the paper's formula, 0 is InfoNCE.
         regulation_warmup (`float`, *optional*, defaults to 0.1):
@@ -52,12 +56,24 @@ class SaclTrainingArguments(TrainingArguments):
             Share or steps over which the negatives of image-text matching turn hard: at first they are drawn evenly,
             in the end all by the contrast. 0 draws hard ones from the start, as the papers do; a fusion encoder that
             starts from random weights may then never begin to learn.
+        debiased_prior (`float`, *optional*, defaults to 0.1):
+            Share of the negatives, in [0, 0.99], that are taken to be positives in truth: for `"debiased"` and
+            `"hcl"`.
+        hard_negative_concentration (`float`, *optional*, defaults to 1.0):
+            How much more hard negatives count, >= 0: the beta of `"hcl"`.
+        guide_margin (`float`, *optional*, defaults to 0.0):
+            How much less similar than the pair itself, by cosines of the guide, a negative may be and is still left
+            out by `"gist"`; in [-2, 2]. A guide of one modality finds every pair fully alike, and needs a margin
+            above 0 to leave anything out.
+        target_temperature (`float`, *optional*, defaults to 0.1):
+            Temperature of the softmax that makes targets of similarities, > 0: for `"xclr"` and `"softclip"`.
         momentum (`float`, *optional*, defaults to 0.995):
             Momentum of the teacher, in [0, 1). `None` trains without one: less memory and time, and the model's own
             detached similarity regulates.
         distillation_weight (`float`, *optional*, defaults to 0.4):
             Share of the teacher in soft targets, in [0, 1]: of masked language modeling, and of the contrast for
-            `"albef"` and `"sacl_distilled"`. Without a teacher it is without effect.
+            `"albef"` and `"sacl_distilled"`. Without a teacher it is without effect, but for `"softclip"`, where it
+            is the share of similar pairs in the target.
         distillation_warmup (`float`, *optional*, defaults to 0.05):
             Share or steps over which `distillation_weight` rises linearly from 0.
         teacher_bf16 (`bool`, *optional*, defaults to `False`):
@@ -153,6 +169,19 @@ class SaclTrainingArguments(TrainingArguments):
     )
     hard_negative_warmup: float = field(
         default=0.0, metadata={"help": "Share (< 1) or steps over which the negatives of matching turn hard."}
+    )
+
+    debiased_prior: float = field(
+        default=0.1, metadata={"help": "Share of positives among the negatives, for debiased and hcl."}
+    )
+    hard_negative_concentration: float = field(
+        default=1.0, metadata={"help": "How much more hard negatives count, for hcl."}
+    )
+    guide_margin: float = field(
+        default=0.0, metadata={"help": "How much less similar than the pair a negative is left out, for gist."}
+    )
+    target_temperature: float = field(
+        default=0.1, metadata={"help": "Temperature of targets made of similarities, for xclr and softclip."}
     )
 
     # Teacher and queue.
@@ -268,6 +297,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "regulation_strength": (0, 1e3),
     "regulation_warmup": (0, float("inf")),
     "hard_negative_warmup": (0, float("inf")),
+    "debiased_prior": (0, 0.99),
+    "hard_negative_concentration": (0, 1e3),
+    "guide_margin": (-2, 2),
+    "target_temperature": (1e-6, float("inf")),
     "momentum": (0, 1),
     "distillation_weight": (0, 1),
     "distillation_warmup": (0, float("inf")),

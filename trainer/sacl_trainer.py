@@ -33,10 +33,18 @@ from .distributed import gather, row_counts
 from .embedding import dual_encoder
 from .evaluation import Relevance, evaluate_retrieval
 from .grad_cache import RandomState, split_batch
-from .guide import GUIDE_COLUMNS, Guide, add_guide_features
+from .guide import GUIDE_COLUMNS, Guide, add_guide_features, check_guided
 from .locked import cache_locked_towers, cached_towers, check_cacheable, lock_towers, without_tower_features
 from .momentum import MomentumTeacher
-from .objectives import OBJECTIVES, Comparison, ContrastiveBatch, ObjectiveOutput, distillation_loss
+from .objectives import (
+    OBJECTIVES,
+    Comparison,
+    ContrastiveBatch,
+    ContrastiveObjective,
+    InfoNCEObjective,
+    ObjectiveOutput,
+    distillation_loss,
+)
 from .queue import FeatureQueue, PairFeatures
 from .sacl_config import GUIDE_SCHEDULES, SaclTrainingArguments
 from .saving import SavingTrainer
@@ -187,6 +195,8 @@ class SaclTrainer(SavingTrainer):
             show_progress=not args.disable_tqdm and self.is_local_process_zero(),
         )
         self.objective = OBJECTIVES[args.objective].from_arguments(args)
+        if self.objective.needs_guide:
+            check_guided(args.objective, self.train_dataset)
         self._scalars = self._prepare_for_slicing() if self.is_fsdp_enabled else set()
         self.teacher = None if args.momentum is None else MomentumTeacher(self.model, args.momentum)
         self.queue = FeatureQueue(args.queue_size) if args.queue_size > 0 else None
@@ -401,6 +411,7 @@ class SaclTrainer(SavingTrainer):
         """The objective's losses and metrics: what the model, the teacher and the guide say of the batch."""
         pair_ids, guide = inputs["pair_ids"], _guide_features(inputs)
         guide_share = 0.0 if guide is None else self._guide_share()
+        asks_guide = guide_share > 0 or self.objective.needs_guide
         teacher = None
         if teacher_outputs is not None:
             teacher = self._compare(PairFeatures(*_normalized(teacher_outputs), pair_ids), counts, self.queue)
@@ -408,14 +419,19 @@ class SaclTrainer(SavingTrainer):
             student=self._compare(PairFeatures(*_normalized(outputs), pair_ids), counts, self.queue),
             logit_scale=self._logit_scale(outputs),
             teacher=teacher,
-            guide=self._compare(guide, counts, self.guide_queue) if guide is not None and guide_share > 0 else None,
+            guide=self._compare(guide, counts, self.guide_queue) if guide is not None and asks_guide else None,
             guide_share=guide_share,
             # A guide knows from the start what an early model does not.
             regulation_strength=self._regulation_strength(warmed_up=guide is not None),
             distillation_weight=self._distillation_weight(),
         )
         self._keep_for_queue(batch)
-        return self.objective(batch, block_size=self.args.loss_block_size)
+        return self._objective_of(batch)(batch, block_size=self.args.loss_block_size)
+
+    def _objective_of(self, batch: ContrastiveBatch) -> ContrastiveObjective:
+        """In evaluation, whose pairs a guide has not seen, one that needs it is InfoNCE."""
+        guided = batch.guide is not None or not self.objective.needs_guide
+        return self.objective if guided or self.model.training else InfoNCEObjective()
 
     def _compare(self, features: PairFeatures, counts: list[int], queue: FeatureQueue | None) -> Comparison:
         """Anchors of this process among the candidates of all processes, then of the queue."""

@@ -3,13 +3,29 @@
 
 from .albef import AlbefObjective, DistilledSaclObjective, distillation_loss
 from .base import BothDirections, Comparison, ContrastiveBatch, ContrastiveObjective, ObjectiveOutput
+from .decoupled import DecoupledObjective
+from .guided import CrossSampleObjective, GuidedNegativesObjective
+from .hard_negatives import DebiasedObjective, HardNegativesObjective
 from .infonce import InfoNCEObjective
 from .sacl import SaclObjective
+from .soft_targets import ContinuousObjective, SoftAlignmentObjective
 
 
 OBJECTIVES: dict[str, type[ContrastiveObjective]] = {
     objective.name: objective
-    for objective in (SaclObjective, InfoNCEObjective, AlbefObjective, DistilledSaclObjective)
+    for objective in (
+        SaclObjective,
+        InfoNCEObjective,
+        AlbefObjective,
+        DistilledSaclObjective,
+        DecoupledObjective,
+        DebiasedObjective,
+        HardNegativesObjective,
+        GuidedNegativesObjective,
+        CrossSampleObjective,
+        ContinuousObjective,
+        SoftAlignmentObjective,
+    )
 }
 
 __all__ = [
@@ -17,11 +33,18 @@ __all__ = [
     "AlbefObjective",
     "BothDirections",
     "Comparison",
+    "ContinuousObjective",
     "ContrastiveBatch",
     "ContrastiveObjective",
+    "CrossSampleObjective",
+    "DebiasedObjective",
+    "DecoupledObjective",
     "DistilledSaclObjective",
+    "GuidedNegativesObjective",
+    "HardNegativesObjective",
     "InfoNCEObjective",
     "ObjectiveOutput",
     "SaclObjective",
+    "SoftAlignmentObjective",
     "distillation_loss",
 ]

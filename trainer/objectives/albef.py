@@ -33,11 +33,9 @@ class AlbefObjective(ContrastiveObjective):
     def get_targets(self, batch: ContrastiveBatch) -> BothDirections | None:
         self._teacher_of(batch)
         assert batch.teacher_similarity is not None
-        positives = batch.positive_mask.to(batch.teacher_similarity[0].dtype)
-        positives = positives / positives.sum(dim=-1, keepdim=True).clamp(min=1)
         share = batch.distillation_weight
         image_to_text, text_to_image = (
-            share * (batch.logit_scale * similarity).detach().softmax(dim=-1) + (1 - share) * positives
+            share * (batch.logit_scale * similarity).detach().softmax(dim=-1) + (1 - share) * batch.hard_targets
             for similarity in batch.teacher_similarity
         )
         return image_to_text, text_to_image

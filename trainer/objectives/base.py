@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from modeling_sacl.loss_sacl import contrastive_logits, find_positives, mix_similarities, weighted_contrastive_loss
+from modeling_sacl.loss_sacl import (
+    contrastive_logits,
+    find_positives,
+    full_precision,
+    mix_similarities,
+    weighted_contrastive_loss,
+)
 from modeling_sacl.streamed_loss_sacl import streamed_similarity_regulated_contrastive_loss
 
 from ..queue import PairFeatures
@@ -18,6 +24,8 @@ BothDirections = tuple[torch.Tensor, torch.Tensor]
 
 # Metrics look at as many anchors as have about this many weights: all of them in a small batch.
 _METRICS_SAMPLE = 65_536
+
+_SEAMS = ("get_logits", "get_log_weights", "get_targets", "get_denominator_mask")
 
 
 class Comparison(NamedTuple):
@@ -46,6 +54,13 @@ class Comparison(NamedTuple):
         image_to_text = [contrastive_logits(image_embeds, part.text_embeds, logit_scale) for part in self.candidates]
         text_to_image = [contrastive_logits(text_embeds, part.image_embeds, logit_scale) for part in self.candidates]
         return torch.cat(image_to_text, dim=1), torch.cat(text_to_image, dim=1)
+
+    def intra_modal(self) -> BothDirections:
+        """Cosines of images with candidate images, and of texts with candidate texts."""
+        image_embeds, text_embeds, _ = self.anchors
+        images = [contrastive_logits(image_embeds, part.image_embeds) for part in self.candidates]
+        texts = [contrastive_logits(text_embeds, part.text_embeds) for part in self.candidates]
+        return torch.cat(images, dim=1), torch.cat(texts, dim=1)
 
     def take_anchors(self, step: int) -> "Comparison":
         """Every `step`-th anchor, among all candidates."""
@@ -88,6 +103,12 @@ class ContrastiveBatch:
         return find_positives(self.student.anchors.pair_ids, self.student.candidate_pair_ids)
 
     @cached_property
+    def hard_targets(self) -> torch.Tensor:
+        """The target split evenly over the positives, of shape `(num_anchors, num_candidates)`."""
+        positives = self.positive_mask.to(full_precision(self.student.anchors.image_embeds).dtype)
+        return positives / positives.sum(dim=-1, keepdim=True).clamp(min=1)
+
+    @cached_property
     def teacher_similarity(self) -> BothDirections | None:
         """Cosines by the momentum teacher, without gradient."""
         return None if self.teacher is None else _detached(self.teacher.logits())
@@ -99,9 +120,18 @@ class ContrastiveBatch:
         with the guide's while there is one.
         """
         own = _detached(self.student.logits()) if self.teacher_similarity is None else self.teacher_similarity
-        if self.guide is None:
-            return own
-        guide = self.guide.logits()
+        return own if self.guide is None else self._mixed(self.guide.logits(), own)
+
+    @cached_property
+    def intra_modal_similarity(self) -> BothDirections:
+        """
+        Detached cosines of images with images, and of texts with texts: by the teacher, the model and the guide as in
+        `similarity`.
+        """
+        own = _detached((self.student if self.teacher is None else self.teacher).intra_modal())
+        return own if self.guide is None else self._mixed(self.guide.intra_modal(), own)
+
+    def _mixed(self, guide: BothDirections, own: BothDirections) -> BothDirections:
         return (
             mix_similarities(guide[0], own[0], self.guide_share),
             mix_similarities(guide[1], own[1], self.guide_share),
@@ -137,22 +167,31 @@ class ContrastiveObjective:
         loss = mean_i - sum_j  target_ij * log_softmax_j( logit_ij + log w_ij )
 
     An objective says where it departs from InfoNCE by overriding a seam: `get_logits`, `get_log_weights`,
-    `get_targets`. Each returns a pair, image to text and text to image.
+    `get_targets`, each of which returns a pair, image to text and text to image, or `get_denominator_mask`.
 
     Attributes:
         name (`str`): what `SaclTrainingArguments(objective=...)` calls it.
         citation (`str`): BibTeX of its source, for model cards.
         needs_teacher (`bool`): whether it cannot do without a momentum teacher.
+        needs_guide (`bool`): whether it cannot do without a guide. It is then given one throughout the training,
+            whatever `guide_share` says.
     """
 
     name: str
     citation: str
     needs_teacher: bool = False
+    needs_guide: bool = False
 
     @classmethod
     def from_arguments(cls, args: Any) -> "ContrastiveObjective":
         """The objective with the settings that [`SaclTrainingArguments`] hold for it."""
         return cls()
+
+    def guide_of(self, batch: ContrastiveBatch) -> Comparison:
+        """The guide of a batch; a ValueError if there is none."""
+        if batch.guide is None:
+            raise ValueError(f"The objective `{self.name}` compares pairs by a guide; there is none.")
+        return batch.guide
 
     def get_logits(self, batch: ContrastiveBatch) -> BothDirections:
         """Scaled cosines of anchors with candidates."""
@@ -164,6 +203,10 @@ class ContrastiveObjective:
 
     def get_targets(self, batch: ContrastiveBatch) -> BothDirections | None:
         """Target distributions; `None` splits the target evenly over the positives."""
+        return None
+
+    def get_denominator_mask(self, batch: ContrastiveBatch) -> torch.Tensor | None:
+        """The candidates over which the softmax normalises, the same in both directions; `None` takes all."""
         return None
 
     def get_streamed_options(self, batch: ContrastiveBatch) -> dict[str, Any]:
@@ -178,7 +221,7 @@ class ContrastiveObjective:
         """Whether the loss can be computed in blocks: not if a seam says what no streamed option says."""
         definers = [
             next(number for number, parent in enumerate(cls.__mro__) if name in vars(parent))
-            for name in ("get_streamed_options", "get_logits", "get_log_weights", "get_targets", "_plain_loss")
+            for name in ("get_streamed_options", *_SEAMS, "_plain_loss")
         ]
         return definers[0] <= min(definers[1:])
 
@@ -208,12 +251,14 @@ class ContrastiveObjective:
         logits = self.get_logits(batch)
         log_weights = self.get_log_weights(batch)
         targets = self.get_targets(batch)
+        denominator_mask = self.get_denominator_mask(batch)
         image_to_text, text_to_image = (
             weighted_contrastive_loss(
                 logits[direction],
                 batch.positive_mask,
                 log_weights=None if log_weights is None else log_weights[direction],
                 soft_targets=None if targets is None else targets[direction],
+                denominator_mask=denominator_mask,
             )
             for direction in (0, 1)
         )
