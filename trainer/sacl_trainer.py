@@ -85,8 +85,9 @@ class SaclTrainer(SavingTrainer):
             The processor, saved with the model. Defaults to that of the model's folder or Hub id.
         guide_model ([`Guide`], [`PreTrainedModel`] or `str`, *optional*):
             A frozen model whose similarities regulate the contrast until the model's own are reliable
-            (`guide_schedule`). Its features of the training pairs are computed once, before training, unless the data
-            set has them already ([`add_guide_features`]). A bare model is taken to share `processing_class`.
+            (`guide_schedule`), or that leads throughout (`"gist"`, `"xclr"`). Its features of the training pairs are
+            computed once, before training, unless the data set has them already ([`add_guide_features`]). A bare model
+            is taken to share `processing_class`.
         peft_config ([`~peft.PeftConfig`], *optional*):
             Trains adapters instead of the model: it is wrapped by `peft.get_peft_model`, and adapters are what is
             saved. Projections and heads train too if the config names them in `modules_to_save`.

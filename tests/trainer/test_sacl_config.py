@@ -95,6 +95,11 @@ class TestRanges:
             ("filter_threshold", 1.0),
             ("filter_threshold", 1.5),
             ("filter_threshold", float("nan")),
+            ("debiased_prior", -0.1),
+            ("debiased_prior", 1.0),
+            ("hard_negative_concentration", -0.1),
+            ("guide_margin", 2.1),
+            ("target_temperature", 0.0),
             ("momentum", -0.1),
             ("momentum", 1.1),
             ("distillation_weight", -0.1),
@@ -124,6 +129,9 @@ class TestRanges:
             ("regulation_warmup", 500),
             ("hard_negative_warmup", 0.5),
             ("filter_threshold", 0.3),
+            ("debiased_prior", 0.0),
+            ("hard_negative_concentration", 0.0),
+            ("guide_margin", -2.0),
             ("momentum", 0.0),
             ("momentum", None),
             ("distillation_weight", 1.0),
@@ -161,7 +169,7 @@ class TestObjective:
         assert f'`"{name}"`' in DOCSTRING
 
     def test_an_unknown_objective_is_named_with_those_that_exist(self, tmp_path):
-        with pytest.raises(ValueError, match="sacl, infonce, albef, sacl_distilled; got 'clip'"):
+        with pytest.raises(ValueError, match=f"{', '.join(OBJECTIVES)}; got 'clip'"):
             make(tmp_path, objective="clip")
 
     @pytest.mark.parametrize("name", ["albef", "sacl_distilled"])

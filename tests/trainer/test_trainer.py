@@ -106,7 +106,7 @@ def tiny_sacl(without_dropout):
 
 
 class TestTraining:
-    @pytest.mark.parametrize("objective", OBJECTIVES)
+    @pytest.mark.parametrize("objective", ["sacl", "infonce", "albef", "sacl_distilled"])
     def test_loss_falls_and_every_parameter_moves(self, make_trainer, pairs, objective):
         trainer = make_trainer(
             objective=objective,
@@ -220,7 +220,7 @@ class TestComputeLoss:
         return make
 
     @pytest.mark.parametrize("momentum", [None, 0.9])
-    @pytest.mark.parametrize("objective", OBJECTIVES)
+    @pytest.mark.parametrize("objective", ["sacl", "infonce", "albef", "sacl_distilled"])
     def test_is_what_the_formulas_say(self, setting, batch, objective, momentum):
         if OBJECTIVES[objective].needs_teacher:
             momentum = 0.9
