@@ -583,6 +583,22 @@ class TestEdgeCases:
         assert loss.isfinite()
         assert logits.grad.isfinite().all()
 
+    def test_denominator_has_what_it_is_told(self):
+        logits = torch.tensor([[2.0, 1.0, 0.5], [0.3, 0.2, 0.1]], requires_grad=True)
+        positives = torch.eye(2, 3, dtype=torch.bool)
+        counted = torch.tensor([[False, True, True], [False, False, False]])
+        loss = weighted_contrastive_loss(logits, positives, denominator_mask=counted)
+        expected = -math.log(math.exp(2.0) / (math.exp(1.0) + math.exp(0.5))) / 2
+        assert loss.item() == pytest.approx(expected, abs=1e-6)
+        loss.backward()
+        share = math.exp(1.0) / (math.exp(1.0) + math.exp(0.5))
+        torch.testing.assert_close(logits.grad, torch.tensor([[-1.0, share, 1 - share], [0.0, 0.0, 0.0]]) / 2)
+        everything = torch.ones_like(counted)
+        torch.testing.assert_close(
+            weighted_contrastive_loss(logits, positives, denominator_mask=everything),
+            weighted_contrastive_loss(logits, positives),
+        )
+
     def test_anchor_without_positive_is_left_out(self):
         logits, positive = cosines(3, 4), torch.eye(3, 4, dtype=torch.bool)
         positive[1] = False
