@@ -412,7 +412,7 @@ class SaclTrainer(SavingTrainer):
         """The objective's losses and metrics: what the model, the teacher and the guide say of the batch."""
         pair_ids, guide = inputs["pair_ids"], _guide_features(inputs)
         guide_share = 0.0 if guide is None else self._guide_share()
-        asks_guide = guide_share > 0 or self.objective.needs_guide
+        asks_guide = guide_share > 0 or self._needs_guide()
         teacher = None
         if teacher_outputs is not None:
             teacher = self._compare(PairFeatures(*_normalized(teacher_outputs), pair_ids), counts, self.queue)
@@ -429,9 +429,13 @@ class SaclTrainer(SavingTrainer):
         self._keep_for_queue(batch)
         return self._objective_of(batch)(batch, block_size=self.args.loss_block_size)
 
+    def _needs_guide(self) -> bool:
+        # What takes the objective's place, to watch it, may be a function.
+        return getattr(self.objective, "needs_guide", False)
+
     def _objective_of(self, batch: ContrastiveBatch) -> ContrastiveObjective:
         """In evaluation, whose pairs a guide has not seen, one that needs it is InfoNCE."""
-        guided = batch.guide is not None or not self.objective.needs_guide
+        guided = batch.guide is not None or not self._needs_guide()
         return self.objective if guided or self.model.training else InfoNCEObjective()
 
     def _compare(self, features: PairFeatures, counts: list[int], queue: FeatureQueue | None) -> Comparison:
