@@ -14,6 +14,7 @@ from transformers import set_seed
 
 from modeling_sacl import SaclConfig, SaclForPreTraining
 from tests.hub_server import Account, Hub
+from tests.without_the_package import WITHOUT_THE_PACKAGE
 
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +72,6 @@ assert not trainer.push_in_progress.is_done()
 
 LOAD = r"""
 import importlib.util, json, sys
-assert importlib.util.find_spec("modeling_sacl") is None and importlib.util.find_spec("trainer") is None
 import torch
 from datasets import load_dataset
 from PIL import Image
@@ -155,7 +155,11 @@ def exchange(tmp_path_factory, tiny_processor):
             env={**environment(hub.url, material / "home"), **path},
             cwd=material,
         )
-        run(["-I", "-c", LOAD, str(material)], env=environment(hub.url, material / "other-home"), cwd=material)
+        run(
+            ["-I", "-c", WITHOUT_THE_PACKAGE + LOAD, str(material)],
+            env=environment(hub.url, material / "other-home"),
+            cwd=material,
+        )
         yield hub, material
 
 

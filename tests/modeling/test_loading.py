@@ -40,6 +40,7 @@ from modeling_sacl import (
     SaclProcessor,
     SaclVisionModel,
 )
+from tests.without_the_package import WITHOUT_THE_PACKAGE
 
 from .common import assert_same, build, random_masked_batch, stir
 
@@ -232,30 +233,8 @@ class TestPipeline:
             assert left["score"] == pytest.approx(right["score"], abs=1e-6)
 
 
-# Run in a Python of its own, in which nothing called `modeling_sacl` or `trainer` can be found, wherever it may be
-# installed. `-I` keeps the working directory, PYTHONPATH and the user's site-packages out; but this package may well
-# be in the site-packages of the very environment that runs the tests, as a copy or as a link (an "editable" install is
-# a .pth file with a path or with a finder of its own). So every finder is made blind for these two names at the top
-# level. The copies in a checkpoint are imported as `transformers_modules.<folder>.modeling_sacl`, which begins
-# otherwise, and are found as ever.
-WITHOUT_THE_PACKAGE = """
+LOAD = """
 import importlib.util, json, logging, sys
-
-class Blind:
-    def __init__(self, finder):
-        self.finder = finder
-
-    def find_spec(self, name, *args, **kwargs):
-        if name.partition(".")[0] in ("modeling_sacl", "trainer"):
-            return None
-        return self.finder.find_spec(name, *args, **kwargs)
-
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-
-sys.meta_path[:] = [Blind(finder) for finder in sys.meta_path if hasattr(finder, "find_spec")]
-assert importlib.util.find_spec("modeling_sacl") is None and importlib.util.find_spec("trainer") is None
-
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -376,7 +355,7 @@ class TestWithoutThePackage:
                 "HF_HUB_OFFLINE": "1",
             }
             process = subprocess.run(
-                [sys.executable, "-I", "-c", WITHOUT_THE_PACKAGE, str(folder), str(heads), str(answers)],
+                [sys.executable, "-I", "-c", WITHOUT_THE_PACKAGE + LOAD, str(folder), str(heads), str(answers)],
                 env=environment,
                 cwd=tmp_path,
                 stdin=subprocess.DEVNULL,  # Nobody is there to say yes when the loading asks for trust.

@@ -21,6 +21,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from modeling_sacl import SaclConfig, SaclForPreTraining, SaclForQuestionAnswering, SaclModel
+from tests.without_the_package import WITHOUT_THE_PACKAGE
 
 from . import test_modeling
 from .common import CPU_BACKENDS, ModelTests, TextTowerTests, assert_same, build, random_batch, stir
@@ -721,7 +722,7 @@ class TestAutoClass:
         )
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         done = subprocess.run(
-            [sys.executable, "-I", "-c", script],
+            [sys.executable, "-I", "-c", WITHOUT_THE_PACKAGE + script],
             cwd=tmp_path,
             env={**environment, "HF_MODULES_CACHE": str(tmp_path / "modules")},
             capture_output=True,
