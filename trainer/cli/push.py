@@ -191,10 +191,12 @@ def _text(document: dict[str, Any]) -> str:
     return "\n".join([f"{document['type']} {document['repo_id']}: {len(files)} files, {size_of(size)}", *lines, done])
 
 
-def size_of(number: int) -> str:
+def size_of(number: float) -> str:
     """Bytes in words."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000 or unit == "GB":
-            return f"{number:,.0f} {unit}" if unit == "B" else f"{number:,.1f} {unit}"
-        number /= 1000  # type: ignore[assignment]
-    raise AssertionError
+    if number < 1000:
+        return f"{number:,.0f} B"
+    for unit in ("kB", "MB"):
+        number /= 1000
+        if number < 1000:
+            return f"{number:,.1f} {unit}"
+    return f"{number / 1000:,.1f} GB"
