@@ -50,7 +50,7 @@ class FinetuneArguments(SaclTrainingArguments):
     """[`SaclTrainingArguments`] with the values that learn most from the emoji in three minutes on two cores."""
 
     output_dir: str = field(default="runs/clip", metadata={"help": "Where the model is written."})
-    num_train_epochs: float = field(default=8)
+    num_train_epochs: float = field(default=7)
     per_device_train_batch_size: int = field(default=128)
     learning_rate: float = field(default=1e-3)
     weight_decay: float = field(default=0.1)
