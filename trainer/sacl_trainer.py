@@ -151,7 +151,8 @@ class SaclTrainer(SavingTrainer):
         if not isinstance(args, SaclTrainingArguments):
             raise TypeError(f"`args` must be `SaclTrainingArguments`, got `{type(args).__name__}`.")
         if isinstance(model, str):
-            processing_class = AutoProcessor.from_pretrained(model) if processing_class is None else processing_class
+            if processing_class is None:
+                processing_class = AutoProcessor.from_pretrained(model, trust_remote_code=False)
             model = _load_model(model)
         if peft_config is not None:
             model = _with_adapters(model, peft_config)
@@ -897,6 +898,7 @@ def _with_adapters(model: PreTrainedModel, peft_config: Any) -> PreTrainedModel:
 
 def _load_model(name: str) -> PreTrainedModel:
     """The model of a folder or Hub id: with its pre-training heads if its family has them, else the dual encoder."""
-    config = AutoConfig.from_pretrained(name)
+    # Said, since left unsaid it is asked for on the terminal: code is run by who loads the model and passes it.
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     auto_class = AutoModelForPreTraining if config.model_type == "sacl" else AutoModel
-    return auto_class.from_pretrained(name)
+    return auto_class.from_pretrained(name, trust_remote_code=False)
