@@ -2,12 +2,22 @@
 """Contrastive objectives: one file per family, each with its formula, its source and its citation."""
 
 from .albef import AlbefObjective, DistilledSaclObjective, distillation_loss
-from .base import BothDirections, Comparison, ContrastiveBatch, ContrastiveObjective, ObjectiveOutput
+from .base import (
+    BothDirections,
+    Comparison,
+    ContrastiveBatch,
+    ContrastiveObjective,
+    ExtraTexts,
+    ObjectiveOutput,
+    TextFeatures,
+)
 from .decoupled import DecoupledObjective
 from .guided import CrossSampleObjective, GuidedNegativesObjective
 from .hard_negatives import DebiasedObjective, HardNegativesObjective
 from .infonce import InfoNCEObjective
 from .multi_positive import MultiPositiveObjective
+from .negclip import SwappedCaptionsObjective
+from .one_to_k import OneToKObjective
 from .sacl import FilterObjective, SaclObjective
 from .siglip import SigmoidObjective
 from .soft_targets import ContinuousObjective, SoftAlignmentObjective
@@ -30,6 +40,8 @@ OBJECTIVES: dict[str, type[ContrastiveObjective]] = {
         SigmoidObjective,
         FilterObjective,
         MultiPositiveObjective,
+        SwappedCaptionsObjective,
+        OneToKObjective,
     )
 }
 
@@ -45,14 +57,18 @@ __all__ = [
     "DebiasedObjective",
     "DecoupledObjective",
     "DistilledSaclObjective",
+    "ExtraTexts",
     "FilterObjective",
     "GuidedNegativesObjective",
     "HardNegativesObjective",
     "InfoNCEObjective",
     "MultiPositiveObjective",
+    "SwappedCaptionsObjective",
     "ObjectiveOutput",
+    "OneToKObjective",
     "SaclObjective",
     "SigmoidObjective",
     "SoftAlignmentObjective",
+    "TextFeatures",
     "distillation_loss",
 ]
