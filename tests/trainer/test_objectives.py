@@ -369,7 +369,7 @@ class TestDistillationLoss:
 class TestSelfDescription:
     def test_keys_are_the_names(self):
         others = ["dcl", "debiased", "hcl", "gist", "xclr", "cwcl", "softclip"]
-        pairwise, with_extra_texts = ["siglip", "filter", "multi_positive"], ["negclip", "one_to_k"]
+        pairwise, with_extra_texts = ["siglip", "filter", "multi_positive", "graded"], ["negclip", "one_to_k"]
         assert list(OBJECTIVES) == OF_THIS_FILE + others + pairwise + with_extra_texts
         assert all(name == objective.name for name, objective in OBJECTIVES.items())
 

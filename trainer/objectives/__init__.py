@@ -12,6 +12,7 @@ from .base import (
     TextFeatures,
 )
 from .decoupled import DecoupledObjective
+from .graded import GradedObjective
 from .guided import CrossSampleObjective, GuidedNegativesObjective
 from .hard_negatives import DebiasedObjective, HardNegativesObjective
 from .infonce import InfoNCEObjective
@@ -40,6 +41,7 @@ OBJECTIVES: dict[str, type[ContrastiveObjective]] = {
         SigmoidObjective,
         FilterObjective,
         MultiPositiveObjective,
+        GradedObjective,
         SwappedCaptionsObjective,
         OneToKObjective,
     )
@@ -59,6 +61,7 @@ __all__ = [
     "DistilledSaclObjective",
     "ExtraTexts",
     "FilterObjective",
+    "GradedObjective",
     "GuidedNegativesObjective",
     "HardNegativesObjective",
     "InfoNCEObjective",
