@@ -5,6 +5,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TEST_ARGS ?=
 DEMO_ARGS ?=
+SOAK_ARGS ?=
 
 FINGERPRINT := $(shell $(PYTHON) -c 'import hashlib, os, sys; \
 	sys.version_info >= (3, 11) or sys.exit(); \
@@ -18,7 +19,7 @@ unexport PYTHONPATH
 test test-slow demo docs: export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo docs test test-slow quality style clean
+.PHONY: help venv demo docs test test-slow soak quality style clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +32,9 @@ test: venv ## Run the tests, a file to each core (TEST_ARGS="-k loss" is passed 
 
 test-slow: venv ## Run the tests that are marked slow
 	$(RUN) -m pytest -m slow $(TEST_ARGS) || test $$? -eq 5 # 5: there are none
+
+soak: venv ## Kill a training fifty times, also while it saves and pushes, and compare it with one left alone (minutes)
+	$(RUN) benchmarks/soak.py $(SOAK_ARGS)
 
 quality: venv ## Check style, formatting, types and docstrings
 	$(RUN) -m ruff check .
