@@ -27,6 +27,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 from transformers.utils import logging
 
 from .distributed import gather
+from .paths import is_inside
 
 
 logger = logging.get_logger(__name__)
@@ -210,7 +211,7 @@ def _check_entries(path: Path, files: Any) -> None:
         }
         if not told:
             raise ValueError(f"{path.name} lists {name!r:.200} without its size and hash")
-        if Path(name).is_absolute() or not (path.parent / name).resolve().is_relative_to(path.parent.resolve()):
+        if not is_inside(path.parent / name, path.parent):
             raise ValueError(f"{path.name} lists {name!r:.200}, which is not in the checkpoint")
 
 
