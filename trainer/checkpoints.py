@@ -27,6 +27,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from .distributed import gather
+from .paths import is_inside
 
 
 logger = logging.get_logger(__name__)
@@ -197,7 +198,21 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
         raise ValueError(f"{path.name} has the format version {version!r}, but {MANIFEST_VERSION} was expected")
     if _hash_of_list(files) != seal:
         raise ValueError(f"{path.name} has been changed: its list of files is not the one that was sealed")
+    _check_entries(path, files)
     return files
+
+
+def _check_entries(path: Path, files: Any) -> None:
+    """A hash is no signature, so whoever wrote the list may have written anything into it."""
+    entries = files.items() if isinstance(files, dict) else [(files, None)]
+    for name, expected in entries:
+        told = isinstance(expected, dict) and {"size": int, "xxh3_128": str} == {
+            key: type(value) for key, value in expected.items()
+        }
+        if not told:
+            raise ValueError(f"{path.name} lists {name!r:.200} without its size and hash")
+        if not is_inside(path.parent / name, path.parent):
+            raise ValueError(f"{path.name} lists {name!r:.200}, which is not in the checkpoint")
 
 
 # What is in a pickle ---------------------------------------------------------------------------------------------

@@ -172,10 +172,14 @@ class SmallDisk:
         assert self._mount(f"remount,size={int(size)}") == ""
 
     def unmount(self):
-        subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
+        assert self._run("umount", "--lazy", str(self.folder)) == ""
 
     def _mount(self, options):
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.folder)]
+        return self._run("mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.folder))
+
+    @staticmethod
+    def _run(*command):
+        """What the command complains about."""
         try:
             return subprocess.run(command, capture_output=True, text=True).stderr
         except FileNotFoundError as error:
