@@ -150,6 +150,11 @@ class SaclTrainingArguments(TrainingArguments):
             Upper bound of the learned temperature.
         retrieval_chunk_size (`int`, *optional*, defaults to 1024):
             Evaluation compares this many images with this many texts at a time.
+        dataloader_timeout (`int`, *optional*, defaults to 900):
+            Seconds after which a training or an evaluation ends whose data workers deliver no batch, because a read
+            has stalled; 0 waits for ever. Only with `dataloader_num_workers` above 0: without workers nobody is left
+            to stop the reading. It should stay below `ddp_timeout` (1800), after which the other processes give up
+            without knowing why.
 
     Raises:
         ValueError: for an unknown objective or a value out of its range.
@@ -270,6 +275,11 @@ class SaclTrainingArguments(TrainingArguments):
         default=1024, metadata={"help": "Evaluation compares this many images with this many texts at a time."}
     )
 
+    # Data.
+    dataloader_timeout: int = field(
+        default=900, metadata={"help": "Seconds to wait for the data workers' next batch; 0 waits for ever."}
+    )
+
     def __post_init__(self):
         if self.objective not in OBJECTIVES:
             raise ValueError(f"`objective` must be one of {', '.join(OBJECTIVES)}; got {self.objective!r}.")
@@ -358,4 +368,5 @@ _RANGES: dict[str, tuple[float, float]] = {
     "min_temperature": (1e-6, float("inf")),
     "max_temperature": (1e-6, float("inf")),
     "retrieval_chunk_size": (1, float("inf")),
+    "dataloader_timeout": (0, float("inf")),
 }

@@ -33,6 +33,7 @@ from .distributed import gather, row_counts
 from .embedding import dual_encoder
 from .evaluation import Relevance, evaluate_retrieval
 from .extra_texts import compare_extra_texts, part_texts, with_extra_texts
+from .faults import SteadyClock, data_faults_explained
 from .grad_cache import RandomState, split_batch
 from .guide import GUIDE_COLUMNS, Guide, add_guide_features, check_guided
 from .locked import cache_locked_towers, cached_towers, check_cacheable, lock_towers, without_tower_features
@@ -56,7 +57,6 @@ from .stability import NonFiniteGuard
 
 logger = logging.get_logger(__name__)
 
-TRAINING_STATE_NAME = "sacl_training_state.safetensors"
 # What the contrast sees of a pair; the last only where an objective needs it.
 EMBEDDINGS = ("image_embeds", "text_embeds", "extra_text_embeds")
 # Where texts beyond those of the pairs come from.
@@ -64,8 +64,6 @@ EXTRA_TEXTS_HINTS = {
     "negative": "`PairCollator(processor, negative_caption=swap_words)` makes them.",
     "further": "`PairCollator(processor, captions_per_image=2)` draws them.",
 }
-# Seconds for a push to end, when the training has ended with an error.
-PATIENCE_AFTER_FAILURE = 600
 
 
 class SaclTrainer(SavingTrainer):
@@ -219,6 +217,8 @@ class SaclTrainer(SavingTrainer):
             "eval": defaultdict(list),
         }
         self._pending_logs = PendingLogs(self)
+        self._training_clock = self._evaluation_clock = SteadyClock()
+        self._num_evaluated = 0
         self._seeded_pairs: SeededPairs | None = None
         # On the CPU reading a number costs nothing.
         self._guard = NonFiniteGuard(args.nan_policy, deferred=args.device.type != "cpu")
@@ -598,6 +598,7 @@ class SaclTrainer(SavingTrainer):
 
     def start_training(self) -> None:
         """Forgets what an earlier call of `train` has left over; the teacher is sharded if the model is."""
+        self._training_clock = SteadyClock()
         if self.teacher is not None and self.is_fsdp_enabled:
             shard_beside(self.accelerator, self.teacher.model)
         self._metrics["train"].clear()
@@ -703,7 +704,18 @@ class SaclTrainer(SavingTrainer):
         """Logs every component of the loss as a curve of its own, beside what [`Trainer`] logs."""
         if "loss" in logs:
             logs = {**logs, **self._drain("train")}
-        super().log(logs, start_time)
+        self._correct_speed(logs)
+        super().log(logs, None if start_time is None else start_time + self._training_clock.jump())
+
+    def _correct_speed(self, logs: dict[str, float]) -> None:
+        """The parent takes the time by a clock that may be set meanwhile."""
+        steps = self.state.global_step - getattr(self, "_initial_global_step", 0)
+        self._training_clock.correct(logs, "train", steps * self.get_total_train_batch_size(self.args), steps)
+        batch_size = self.args.eval_batch_size * self.args.world_size
+        for prefix in [name.removesuffix("_runtime") for name in logs if name.endswith("_runtime")]:
+            if prefix != "train":
+                steps = math.ceil(self._num_evaluated / batch_size)
+                self._evaluation_clock.correct(logs, prefix, self._num_evaluated, steps)
 
     def _watch(self, losses: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor], training: bool = True) -> bool:
         """Whether the batch can be used (see `nan_policy`)."""
@@ -780,8 +792,10 @@ class SaclTrainer(SavingTrainer):
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix: str = "eval", **kwargs):
         """[`Trainer.evaluation_loop`], with every component of the loss and the retrieval metrics beside the loss."""
         kwargs["metric_key_prefix"] = metric_key_prefix
-        with self._evaluation_chance():
+        self._evaluation_clock = SteadyClock()
+        with self._evaluation_chance(), data_faults_explained(lambda: ""):
             output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        self._num_evaluated = output.num_samples
         if self.teacher is not None:
             slice_again(self.teacher.model)
         metrics = self._drain("eval")
