@@ -8,13 +8,21 @@ from .karpathy import load_karpathy
 from .pairs import clean_captions, content_pair_id, load_pairs, pair_ids_tensor, undecoded, with_pair_ids
 from .question_answering import QuestionAnsweringCollator, frequent_answers, load_vqa, weigh_answers
 from .seeding import SeededPairs, SeededStream
-from .transforms import ImageDecodingError, PairRandAugment, decode_image, pair_augmentation, to_rgb
+from .transforms import (
+    ImageDecodingError,
+    PairAugmentation,
+    PairRandAugment,
+    decode_image,
+    pair_augmentation,
+    to_rgb,
+)
 
 
 __all__ = [
     "ImageDecodingError",
     "ImageTextClassificationCollator",
     "ImagesAndTextClassificationCollator",
+    "PairAugmentation",
     "PairCollator",
     "PairRandAugment",
     "QuestionAnsweringCollator",
