@@ -131,6 +131,9 @@ class SaclTrainingArguments(TrainingArguments):
             Lower bound of the learned temperature.
         max_temperature (`float`, *optional*, defaults to 0.5):
             Upper bound of the learned temperature.
+        stream_shards_at_once (`int`, *optional*, defaults to 1):
+            From how many shards of a stream each data-loader worker takes turns, so that neighbours in a shard are no
+            neighbours in a batch (see [`SeededStream`]).
         retrieval_chunk_size (`int`, *optional*, defaults to 1024):
             Evaluation compares this many images with this many texts at a time.
 
@@ -238,6 +241,11 @@ class SaclTrainingArguments(TrainingArguments):
     min_temperature: float = field(default=0.001, metadata={"help": "Lower bound of the learned temperature."})
     max_temperature: float = field(default=0.5, metadata={"help": "Upper bound of the learned temperature."})
 
+    # Data.
+    stream_shards_at_once: int = field(
+        default=1, metadata={"help": "Number of a stream's shards from which a data-loader worker takes turns."}
+    )
+
     # Evaluation.
     retrieval_chunk_size: int = field(
         default=1024, metadata={"help": "Evaluation compares this many images with this many texts at a time."}
@@ -316,4 +324,5 @@ _RANGES: dict[str, tuple[float, float]] = {
     "min_temperature": (1e-6, float("inf")),
     "max_temperature": (1e-6, float("inf")),
     "retrieval_chunk_size": (1, float("inf")),
+    "stream_shards_at_once": (1, float("inf")),
 }

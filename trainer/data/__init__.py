@@ -6,7 +6,8 @@ from .collator import PairCollator
 from .karpathy import load_karpathy
 from .pairs import clean_captions, content_pair_id, load_pairs, pair_ids_tensor, undecoded, with_pair_ids
 from .question_answering import QuestionAnsweringCollator, frequent_answers, load_vqa, weigh_answers
-from .seeding import SeededPairs, SeededStream
+from .seeding import SeededPairs
+from .streams import SeededStream
 from .transforms import ImageDecodingError, PairRandAugment, decode_image, pair_augmentation, to_rgb
 
 

@@ -15,6 +15,12 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from .locating import is_web_address
+
+
+# By which `fsspec` would open any file of this machine.
+_LOCAL_PROTOCOLS = ("file:", "local:")
+
 
 class ImageDecodingError(ValueError):
     """An image that cannot be turned into pixels: missing, truncated, not an image, or too large."""
@@ -77,6 +83,12 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 
 def _read(path: str | os.PathLike) -> bytes:
     path = os.fspath(path)
+    if is_web_address(path):
+        from .remote import fetch_image  # which knows the error that is raised here
+
+        return fetch_image(path)
+    if any(protocol in path.lower() for protocol in _LOCAL_PROTOCOLS):
+        raise ImageDecodingError(f"{path!r:.200} is no path: data do not open files of this machine by URL")
     if "://" in path or "::" in path:
         with fsspec.open(path, "rb") as file:
             return file.read()
@@ -112,6 +124,8 @@ def decode_image(image: Any) -> PIL.Image.Image:
     """
     content: bytes | None = None
     path: str | os.PathLike | None = None
+    if isinstance(image, ImageDecodingError):  # From where the file should have come.
+        raise image
     if isinstance(image, Mapping) and ("bytes" in image or "path" in image):
         content, path = image.get("bytes"), image.get("path")
     elif isinstance(image, (str, os.PathLike)):
