@@ -518,7 +518,8 @@ class SaclTrainer(SavingTrainer):
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """
         The training data; each row with a seed of its own, so that resuming repeats augmentation and masks. A stream
-        goes on until `max_steps`, over its end if need be ([`SeededStream`]).
+        goes on until `max_steps`, over its end if need be, and its shards come in an order of their own in each pass,
+        unless `train_sampling_strategy="sequential"` ([`SeededStream`]).
         """
         dataset = self.train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
@@ -541,7 +542,13 @@ class SaclTrainer(SavingTrainer):
         """
         dispatch = bool(self.accelerator.dispatch_batches)
         shared = {} if dispatch else {"rank": self.args.process_index, "world_size": self.args.world_size}
-        stream = SeededStream(dataset, seed, shards_at_once=self.args.stream_shards_at_once, **shared)
+        stream = SeededStream(
+            dataset,
+            seed,
+            shuffle_shards=self.args.train_sampling_strategy != "sequential",
+            shards_at_once=self.args.stream_shards_at_once,
+            **shared,
+        )
         loader = torch.utils.data.DataLoader(
             stream,
             batch_size=self._train_batch_size,

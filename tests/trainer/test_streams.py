@@ -114,7 +114,9 @@ class TestSplitting:
     @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
     def test_every_pair_is_read_once_in_each_pass(self, lengths, buffer_size, shards_at_once):
         """Four readers, without worker processes: what each yields until the first pass and the second are over."""
-        stream = SeededStream(make_dataset(lengths, buffer_size), 3, shards_at_once=shards_at_once)
+        stream = SeededStream(
+            make_dataset(lengths, buffer_size), 3, shuffle_shards=True, shards_at_once=shards_at_once
+        )
         passes = [Counter(), Counter()]
         for reader in range(4):
             seeds = {stream._seed({"pair_id": 0}, number): number for number in range(9)}
@@ -142,11 +144,15 @@ class TestSplitting:
         assert set(times.values()) == {10}
 
     def test_a_pass_has_an_order_of_its_own(self):
-        stream = SeededStream(make_dataset([3] * 8), 3)
-        ids = [row["pair_id"] for row in itertools.islice(stream, 72)]
-        assert ids[:24] == sorted(ids[:24])
-        assert sorted(ids[24:48]) == sorted(ids[48:]) == ids[:24]
-        assert len({tuple(ids[:24]), tuple(ids[24:48]), tuple(ids[48:])}) == 3
+        ordered, shuffled, again = (
+            [row["pair_id"] for row in itertools.islice(SeededStream(make_dataset([3] * 8), 3, **options), 72)]
+            for options in ({}, {"shuffle_shards": True}, {"shuffle_shards": True})
+        )
+        passes = [tuple(shuffled[start : start + 24]) for start in (0, 24, 48)]
+        assert ordered == sorted(ordered[:24]) * 3
+        assert all(sorted(each) == ordered[:24] for each in passes)
+        assert len({*passes, tuple(ordered[:24])}) == 4
+        assert again == shuffled
 
     def test_several_shards_at_once_take_turns(self):
         stream = SeededStream(make_dataset([3] * 4), 3, shards_at_once=2)
@@ -190,7 +196,7 @@ class TestGoingOn:
     def test_as_if_nothing_had_happened(self, lengths, buffer_size, stop):
         """Stopped twice, the second time with the state of a run that was resumed itself."""
         dataset = make_dataset(lengths, buffer_size)
-        for options in ({}, {"shards_at_once": 3}):
+        for options in ({}, {"shards_at_once": 3, "shuffle_shards": True}):
             whole, _ = run(make_world(2, 0, dataset, **options), 20)
             first, state = run(make_world(2, 0, dataset, **options), stop)
             second, state = run(make_world(2, 0, dataset, state, stop, **options), 3)

@@ -54,8 +54,8 @@ class SeededStream(torch.utils.data.IterableDataset):
     same row draws the same in the same pass, wherever it is read. (Rows that agree in all of these draw alike.)
 
     **Who reads what.** Every worker of every process is a reader. The shards of all passes through the data stand in
-    one endless list: those of the first pass in their own order, those of each later pass in an order of its own,
-    drawn from the seed. Reader `r` of `n` takes entry `r`, `r + n`, `r + 2n` ... and reads each to its end. So
+    one endless list: those of each pass in their own order, or shuffled anew (`shuffle_shards`). Reader `r` of `n`
+    takes entry `r`, `r + n`, `r + 2n` ... and reads each to its end. So
 
     - each pair is read once in every pass, by one reader, for any number of shards, processes and workers;
     - no reader waits for another, no row is dropped or repeated to fill a batch, and none reads what another uses;
@@ -83,6 +83,8 @@ class SeededStream(torch.utils.data.IterableDataset):
         seed (`int`): The seed of the run.
         rank (`int`, *optional*, defaults to 0): The number of this process.
         world_size (`int`, *optional*, defaults to 1): The number of processes.
+        shuffle_shards (`bool`, *optional*, defaults to `False`):
+            Whether the shards come in another order in every pass, drawn from the seed.
         shards_at_once (`int`, *optional*, defaults to 1):
             From how many shards a reader takes turns, so that neighbours in a batch are not neighbours in a shard.
             Each has a shuffle buffer of its own, if there is one.
@@ -99,7 +101,16 @@ class SeededStream(torch.utils.data.IterableDataset):
     ```
     """
 
-    def __init__(self, dataset: Any, seed: int, *, rank: int = 0, world_size: int = 1, shards_at_once: int = 1):
+    def __init__(
+        self,
+        dataset: Any,
+        seed: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle_shards: bool = False,
+        shards_at_once: int = 1,
+    ):
         if not 0 <= rank < world_size:
             raise ValueError(f"`rank` counts from 0 up to `world_size` ({world_size}) without it, got {rank}.")
         if shards_at_once < 1:
@@ -114,6 +125,7 @@ class SeededStream(torch.utils.data.IterableDataset):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.shuffle_shards = shuffle_shards
         self.shards_at_once = shards_at_once
         self.num_shards = dataset.num_shards if self._has_shards else 1
         # How many batches, and of how many rows, a data loader will throw away because a resumed run counts them.
@@ -185,10 +197,9 @@ class SeededStream(torch.utils.data.IterableDataset):
         return (found for found in itertools.islice(rows, visit.offset, None) if found[0] % pieces == piece)
 
     def _order(self, number: int, pieces: int) -> Sequence[int]:
-        """Shards, and their pieces, in the order of a pass: in the first their own."""
-        count = self.num_shards * pieces
-        if number == 0 or not self._has_shards:
-            return range(count)
+        """Shards, and their pieces, in the order of a pass."""
+        if not self.shuffle_shards or not self._has_shards:
+            return range(self.num_shards * pieces)
         order = np.random.default_rng([self.seed & (2**63 - 1), number]).permutation(self.num_shards)
         return [shard * pieces + piece for shard in order.tolist() for piece in range(pieces)]
 
