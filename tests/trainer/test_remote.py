@@ -122,7 +122,7 @@ class TestFetchImage:
         [
             ("/missing", "404", 1),
             ("/redirect/9", "redirect", None),
-            ("/elsewhere/file", "redirected to 'file:///etc/passwd', which is no web address", 1),
+            ("/elsewhere/file", "'file:///etc/passwd' is not allowed", 1),
             ("/elsewhere/ftp", "no web address", 1),
             ("/large/yes", "larger than 4000 bytes", 1),
             ("/endless", "larger than 4000 bytes", 1),

@@ -215,12 +215,13 @@ class TestGoingOn:
     @pytest.mark.parametrize(("before", "after"), [((1, 0), (2, 0)), ((3, 0), (1, 0)), ((2, 0), (3, 0))])
     @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
     def test_among_others_no_pair_is_lost_or_comes_twice(self, lengths, before, after):
-        dataset = make_dataset(lengths, 5)
-        first, state = run(make_world(*before, dataset, shards_at_once=2), 5)
-        second, state = run(make_world(*after, dataset, state, 5, shards_at_once=2), 2)
-        third, _ = run(make_world(*before, dataset, state, 7, shards_at_once=2), 150)
+        dataset, options = make_dataset(lengths, 5), {"shards_at_once": 2, "shuffle_shards": True}
+        first, state = run(make_world(*before, dataset, **options), 5)
+        second, state = run(make_world(*after, dataset, state, 5, **options), 2)
+        third, _ = run(make_world(*before, dataset, state, 7, **options), 80)
         times = assert_passes(first + second + third, lengths)
-        assert max(times.values()) - min(times.values()) <= max(2, len(times) and 3)
+        # Readers of large shards fall behind those of small ones, by chance, and never for long.
+        assert max(times.values()) - min(times.values()) <= 0.15 * max(times.values()) + 2
 
     def test_what_was_read_is_not_read_again(self):
         """Only the shard that was being read is read from its beginning."""

@@ -291,43 +291,53 @@ def _is_by_language(feature: Any) -> bool:
 def _find_caption_columns(
     features: Features, caption_columns: str | Sequence[str] | None, languages: Sequence[str]
 ) -> list[str]:
-    listing = ", ".join(f"`{name}`" for name in features)
-    by_language = {name: feature for name, feature in features.items() if _is_by_language(feature)}
     if caption_columns is None:
-        for name in CAPTION_COLUMNS:
-            if languages and name in by_language or not languages and _is_caption(features.get(name)):
-                return [name]
-        if languages:
-            raise ValueError(
-                f"`language` is for a column of captions by their language, and there is none: {listing}."
-            )
-        raise ValueError(
-            f"Found no column with captions among {listing}. Name it with `caption_columns=...`; a column of strings "
-            "or of lists of strings will do, and several can be given."
-        )
-    names = [caption_columns] if isinstance(caption_columns, str) else list(dict.fromkeys(caption_columns))
+        names = [_likeliest_caption_column(features, by_language=bool(languages))]
+    else:
+        names = [caption_columns] if isinstance(caption_columns, str) else list(dict.fromkeys(caption_columns))
     if not names:
         raise ValueError("`caption_columns` is empty; name one column or more, or leave it out.")
     for name in names:
-        if name not in features:
-            raise ValueError(f"`caption_columns` names {name!r}, which is not among the columns {listing}.")
-        if name in by_language and not languages:
-            raise ValueError(
-                f"The caption column `{name}` holds captions in several languages ({', '.join(by_language[name])}): "
-                "choose with `language=...`."
-            )
-        if name not in by_language and not _is_caption(features[name]):
-            raise ValueError(
-                f"The caption column `{name}` has to hold strings or lists of strings, got {features[name]}. Turn it "
-                "into strings with `dataset.map` first."
-            )
+        _check_caption_column(features, name, bool(languages))
+    known = [code for name in names if _is_by_language(features[name]) for code in features[name]]
     for language in languages:
-        if not any(language in by_language.get(name, ()) for name in names):
-            known = dict.fromkeys(code for name in names for code in by_language.get(name, ()))
-            raise ValueError(
-                f"There are no captions in {language!r}, only in {', '.join(map(repr, known)) or 'none'}."
-            )
+        if language not in known:
+            listing = ", ".join(map(repr, known)) or "not told apart"
+            raise ValueError(f"There are no captions in {language!r}: the languages are {listing}.")
     return names
+
+
+def _likeliest_caption_column(features: Features, by_language: bool) -> str:
+    fits = _is_by_language if by_language else _is_caption
+    for name in CAPTION_COLUMNS:
+        if fits(features.get(name)):
+            return name
+    listing = ", ".join(f"`{name}`" for name in features)
+    if by_language:
+        raise ValueError(
+            f"`language` chooses in a column that holds captions by their language; there is none among {listing}."
+        )
+    raise ValueError(
+        f"Found no column with captions among {listing}. Name it with `caption_columns=...`; a column of strings "
+        "or of lists of strings will do, and several can be given."
+    )
+
+
+def _check_caption_column(features: Features, name: str, has_language: bool) -> None:
+    if name not in features:
+        listing = ", ".join(f"`{name}`" for name in features)
+        raise ValueError(f"`caption_columns` names {name!r}, which is not among the columns {listing}.")
+    by_language = _is_by_language(features[name])
+    if by_language and not has_language:
+        raise ValueError(
+            f"The caption column `{name}` holds captions in several languages ({', '.join(features[name])}): choose "
+            "with `language=...`."
+        )
+    if not by_language and not _is_caption(features[name]):
+        raise ValueError(
+            f"The caption column `{name}` has to hold strings or lists of strings, got {features[name]}. Turn it "
+            "into strings with `dataset.map` first."
+        )
 
 
 class _Layout:

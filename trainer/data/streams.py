@@ -61,7 +61,8 @@ class SeededStream(torch.utils.data.IterableDataset):
     - no reader waits for another, no row is dropped or repeated to fill a batch, and none reads what another uses;
     - readers are never further apart than a shard in the number of shards that they have read. If shards are of one
       size and a multiple of the readers, a pass ends for all of them together; otherwise those that are done begin the
-      next pass while others finish this one.
+      next pass while others finish this one. Shuffle the shards if their sizes differ, so that it is not always the
+      same reader that has the large ones.
 
     Where there are fewer shards than readers, `ceil(readers / shards)` readers share a shard: each reads all of it and
     keeps every so-manieth row. Have at least as many shards as readers, so that nothing is read twice:
