@@ -28,10 +28,12 @@ from modeling_sacl.loss_sacl import contrastive_logits
 from .checkpoints import (
     PendingLogs,
 )
-from .data import PairCollator, SeededPairs, SeededStream, undecoded, with_pair_ids
+from .data import PairCollator, SeededPairs, SeededStream, swap_words, undecoded, with_pair_ids
 from .distributed import gather, row_counts
 from .embedding import dual_encoder
 from .evaluation import Relevance, evaluate_retrieval
+from .extra_texts import compare_extra_texts, part_texts, with_extra_texts
+from .faults import SteadyClock, data_faults_explained, limit_waiting
 from .grad_cache import RandomState, split_batch
 from .guide import GUIDE_COLUMNS, Guide, add_guide_features, check_guided
 from .locked import cache_locked_towers, cached_towers, check_cacheable, lock_towers, without_tower_features
@@ -41,6 +43,7 @@ from .objectives import (
     Comparison,
     ContrastiveBatch,
     ContrastiveObjective,
+    ExtraTexts,
     InfoNCEObjective,
     ObjectiveOutput,
     distillation_loss,
@@ -54,9 +57,13 @@ from .stability import NonFiniteGuard
 
 logger = logging.get_logger(__name__)
 
-TRAINING_STATE_NAME = "sacl_training_state.safetensors"
-# Seconds for a push to end, when the training has ended with an error.
-PATIENCE_AFTER_FAILURE = 600
+# What the contrast sees of a pair; the last only where an objective needs it.
+EMBEDDINGS = ("image_embeds", "text_embeds", "extra_text_embeds")
+# Where texts beyond those of the pairs come from.
+EXTRA_TEXTS_HINTS = {
+    "negative": "`PairCollator(processor, negative_caption=swap_words)` makes them.",
+    "further": "`PairCollator(processor, captions_per_image=2)` draws them.",
+}
 
 
 class SaclTrainer(SavingTrainer):
@@ -65,9 +72,9 @@ class SaclTrainer(SavingTrainer):
 
     It trains [`SaclForPreTraining`] with contrast, matching and masked language modeling, and any dual encoder whose
     output has `image_embeds` and `text_embeds` ([`CLIPModel`], [`SaclModel`] ...) with contrast alone. (The
-    `logit_bias` of [`SiglipModel`] is of its sigmoid loss: the softmax here does not use it.) The momentum teacher and
-    the feature queue live beside the model, are saved with every checkpoint and restored by `resume_from_checkpoint`,
-    and are never part of the saved model.
+    `logit_bias` of [`SiglipModel`] learns with `objective="siglip"`; a softmax does not use it.) The momentum teacher
+    and the feature queue live beside the model, are saved with every checkpoint and restored by
+    `resume_from_checkpoint`, and are never part of the saved model.
 
     Args:
         model ([`PreTrainedModel`] or `str`):
@@ -149,7 +156,8 @@ class SaclTrainer(SavingTrainer):
         if not isinstance(args, SaclTrainingArguments):
             raise TypeError(f"`args` must be `SaclTrainingArguments`, got `{type(args).__name__}`.")
         if isinstance(model, str):
-            processing_class = AutoProcessor.from_pretrained(model) if processing_class is None else processing_class
+            if processing_class is None:
+                processing_class = AutoProcessor.from_pretrained(model, trust_remote_code=False)
             model = _load_model(model)
         if peft_config is not None:
             model = _with_adapters(model, peft_config)
@@ -209,6 +217,8 @@ class SaclTrainer(SavingTrainer):
             "eval": defaultdict(list),
         }
         self._pending_logs = PendingLogs(self)
+        self._training_clock = self._evaluation_clock = SteadyClock()
+        self._num_evaluated = 0
         self._seeded_pairs: SeededPairs | None = None
         self._stream: SeededStream | None = None
         # On the CPU reading a number costs nothing.
@@ -222,7 +232,12 @@ class SaclTrainer(SavingTrainer):
         self, model: nn.Module, processor: ProcessorMixin, args: SaclTrainingArguments
     ) -> PairCollator:
         mlm_probability = args.mlm_probability if self._masks_text(args) else 0.0
-        plain = PairCollator(processor, mlm_probability=mlm_probability).for_model(model)
+        extra_texts = {
+            "further": {"captions_per_image": args.captions_per_image},
+            "negative": {"negative_caption": swap_words},
+        }
+        options = extra_texts.get(OBJECTIVES[args.objective].extra_texts or "", {})
+        plain = PairCollator(processor, mlm_probability=mlm_probability, **options).for_model(model)
         if plain.image_size() is None:
             logger.warning(
                 f"{type(processor.image_processor).__name__} gives each image a shape of its own, so images are not "
@@ -240,7 +255,8 @@ class SaclTrainer(SavingTrainer):
         matches = self._has_fusion and self.args.itm_weight > 0
         fusion = () if matches or self._masks_text(self.args) else ("fusion_model",)
         heads = [head for head in ("itm", "mlm") if getattr(self.args, f"{head}_weight") == 0]
-        untrained = {"logit_bias", *fusion, *(f"{head}_head" for head in heads)}
+        bias = () if self.objective.needs_logit_bias else ("logit_bias",)
+        untrained = {*bias, *fusion, *(f"{head}_head" for head in heads)}
         for name, parameter in self.model.named_parameters():
             if untrained & set(name.split(".")):
                 parameter.requires_grad_(False)
@@ -306,15 +322,16 @@ class SaclTrainer(SavingTrainer):
         for chunk in chunks:
             random_states.append(RandomState())
             with torch.no_grad():
-                embeddings.append(self._call(model, self.model, chunk, with_mlm=False, with_itm=False))
+                embeddings.append(self._call_once(model, chunk, with_mlm=False, with_itm=False))
 
         cached = _concatenated(embeddings)
-        cached["logit_scale"] = self._logit_scale(embeddings[0]).detach().clone()
+        per_row = list(cached)
+        cached |= {name: value.detach().clone() for name, value in self._scalars_of_contrast(embeddings[0]).items()}
         leaves = [tensor.requires_grad_() for tensor in cached.values()]
         teacher_outputs = None if self.teacher is None else _concatenated(teachers)
         counts = row_counts(inputs["pair_ids"])
         contrast = self._contrast(cached, teacher_outputs, inputs, counts)
-        gradients = torch.autograd.grad(self._weighted_sum(contrast.losses), leaves)
+        gradients = dict(zip(cached, torch.autograd.grad(self._weighted_sum(contrast.losses), leaves), strict=True))
         usable = self._watch(contrast.losses, inputs)
 
         share = _share_of_process(counts, len(inputs["pair_ids"])) / self.current_gradient_accumulation_steps
@@ -330,10 +347,10 @@ class SaclTrainer(SavingTrainer):
                 parts = {name: value * _share_of_chunk(name, chunk, inputs) for name, value in losses.items()}
                 fusion = self._weighted_sum(parts) * share
                 rows = slice(index * chunk_size, (index + 1) * chunk_size)
-                carried = (outputs["image_embeds"] * gradients[0][rows]).sum()
-                carried = carried + (outputs["text_embeds"] * gradients[1][rows]).sum()
+                carried = sum((outputs[name] * gradients[name][rows]).sum() for name in per_row)
                 if index == 0:
-                    carried = carried + self._logit_scale(outputs) * gradients[2]
+                    scalars = self._scalars_of_contrast(outputs)
+                    carried = carried + sum(value * gradients[name] for name, value in scalars.items())
                 self.accelerator.backward(carried * share + fusion)
             total = total + fusion.detach()
             recorded.update({name: recorded.get(name, 0) + part.detach() for name, part in parts.items()})
@@ -375,9 +392,8 @@ class SaclTrainer(SavingTrainer):
         similarity = None
         if teacher_outputs is not None:
             similarity = contrastive_logits(*_normalized(teacher_outputs))
-        return self._call(
+        return self._call_once(
             model,
-            self.model,
             inputs,
             with_itm=self.args.itm_weight > 0,
             hard_negative_strength=self._regulation_strength() if self.args.regulate_hard_negatives else 0.0,
@@ -391,6 +407,20 @@ class SaclTrainer(SavingTrainer):
         """Calls a model, whose locked towers answer with their features where the batch has them."""
         with cached_towers(unwrapped, inputs) as inputs:
             return model(**self._model_inputs(inputs, **options))
+
+    def _call_once(
+        self, model: Callable[..., ModelOutput], inputs: dict[str, torch.Tensor], **options: Any
+    ) -> ModelOutput:
+        """Calls the model in training; what the objective compares with beyond the pairs is in the same forward."""
+        kind = self._extra_texts()
+        if kind is None:
+            return self._call(model, self.model, inputs, **options)
+        inputs, per_pair = with_extra_texts(inputs, kind, self._forward_arguments, EXTRA_TEXTS_HINTS.get(kind, ""))
+        pairs = len(inputs["pair_ids"])
+        return part_texts(self._call(model, self.model, inputs, num_extra_texts=per_pair * pairs, **options), pairs)
+
+    def _extra_texts(self) -> str | None:
+        return getattr(self.objective, "extra_texts", None)
 
     def _embed(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings of a batch by the model, of unit length."""
@@ -419,13 +449,14 @@ class SaclTrainer(SavingTrainer):
             teacher = self._compare(PairFeatures(*_normalized(teacher_outputs), pair_ids), counts, self.queue)
         batch = ContrastiveBatch(
             student=self._compare(PairFeatures(*_normalized(outputs), pair_ids), counts, self.queue),
-            logit_scale=self._logit_scale(outputs),
             teacher=teacher,
             guide=self._compare(guide, counts, self.guide_queue) if guide is not None and asks_guide else None,
             guide_share=guide_share,
             # A guide knows from the start what an early model does not.
             regulation_strength=self._regulation_strength(warmed_up=guide is not None),
             distillation_weight=self._distillation_weight(),
+            extra_texts=self._compare_extra_texts(outputs, inputs, counts),
+            **self._scalars_of_contrast(outputs),
         )
         self._keep_for_queue(batch)
         return self._objective_of(batch)(batch, block_size=self.args.loss_block_size)
@@ -448,6 +479,15 @@ class SaclTrainer(SavingTrainer):
             candidates=(gathered,) if queued is None else (gathered, queued),
         )
 
+    def _compare_extra_texts(
+        self, outputs: ModelOutput | dict[str, torch.Tensor], inputs: dict[str, torch.Tensor], counts: list[int]
+    ) -> ExtraTexts | None:
+        kind = self._extra_texts()
+        if kind is None:
+            return None
+        embeds = nn.functional.normalize(outputs["extra_text_embeds"], dim=-1)
+        return compare_extra_texts(embeds, inputs, kind, counts, local=self.args.local_loss)
+
     def _fusion_losses(
         self, outputs: ModelOutput, teacher_outputs: ModelOutput | None, inputs: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
@@ -468,7 +508,7 @@ class SaclTrainer(SavingTrainer):
     def _logit_scale(self, outputs: ModelOutput) -> torch.Tensor:
         if outputs.get("logit_scale") is not None:
             return outputs["logit_scale"].view(())
-        parameter = self._logit_scale_parameter()
+        parameter = self._parameter_named("logit_scale")
         if parameter is None:
             raise ValueError(
                 f"`{type(self.model).__name__}` has no parameter `logit_scale`, so the temperature of the contrast is "
@@ -476,9 +516,29 @@ class SaclTrainer(SavingTrainer):
             )
         return whole(parameter).exp().view(())
 
-    def _logit_scale_parameter(self) -> nn.Parameter | None:
+    def _logit_bias(self, outputs: ModelOutput) -> torch.Tensor:
+        if outputs.get("logit_bias") is not None:
+            return outputs["logit_bias"].view(())
+        parameter = self._parameter_named("logit_bias")
+        if parameter is None:
+            raise ValueError(
+                f"The objective {self.args.objective!r} learns a bias of its logits, and "
+                f"`{type(self.model).__name__}` has no parameter `logit_bias`: take a SigLIP model or "
+                "`SaclConfig(logit_bias_init_value=-10.0)`, or give the model one, "
+                "`model.logit_bias = torch.nn.Parameter(torch.tensor(-10.0))`."
+            )
+        return whole(parameter).view(())
+
+    def _scalars_of_contrast(self, outputs: ModelOutput) -> dict[str, torch.Tensor]:
+        """What the logits are made of beside embeddings, by its name in a [`ContrastiveBatch`]."""
+        scalars = {"logit_scale": self._logit_scale(outputs)}
+        if getattr(self.objective, "needs_logit_bias", False):
+            scalars["logit_bias"] = self._logit_bias(outputs)
+        return scalars
+
+    def _parameter_named(self, name: str) -> nn.Parameter | None:
         named = self.accelerator.unwrap_model(self.model).named_parameters()
-        return next((parameter for name, parameter in named if name.split(".")[-1] == "logit_scale"), None)
+        return next((parameter for path, parameter in named if path.split(".")[-1] == name), None)
 
     # --------------------------------------------------------------------------------------------- schedules
 
@@ -561,10 +621,10 @@ class SaclTrainer(SavingTrainer):
             in_order=self.args.dataloader_in_order,
         )
         if dispatch:
-            return self.accelerator.prepare(loader)
+            return limit_waiting(self.accelerator.prepare(loader), self.args.dataloader_timeout)
         self._stream = stream
         # As `accelerator.prepare` does, but told that there is nothing left to split.
-        return prepare_data_loader(
+        prepared = prepare_data_loader(
             loader,
             self.accelerator.device,
             num_processes=1,
@@ -573,6 +633,7 @@ class SaclTrainer(SavingTrainer):
             dispatch_batches=False,
             non_blocking=self.accelerator.non_blocking,
         )
+        return limit_waiting(prepared, self.args.dataloader_timeout)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -585,6 +646,7 @@ class SaclTrainer(SavingTrainer):
 
     def start_training(self) -> None:
         """Forgets what an earlier call of `train` has left over; the teacher is sharded if the model is."""
+        self._training_clock = SteadyClock()
         if self.teacher is not None and self.is_fsdp_enabled:
             shard_beside(self.accelerator, self.teacher.model)
         if self._stream is not None:
@@ -622,7 +684,7 @@ class SaclTrainer(SavingTrainer):
     def after_optimizer_step(self) -> None:
         """Keeps the temperature in its range, moves the teacher, and queues the features of the step."""
         model = self.accelerator.unwrap_model(self.model)
-        logit_scale = self._logit_scale_parameter()
+        logit_scale = self._parameter_named("logit_scale")
         if logit_scale is not None:
             low, high = -math.log(self.args.max_temperature), -math.log(self.args.min_temperature)
             logit_scale.data.clamp_(low, high)
@@ -699,7 +761,18 @@ class SaclTrainer(SavingTrainer):
         """Logs every component of the loss as a curve of its own, beside what [`Trainer`] logs."""
         if "loss" in logs:
             logs = {**logs, **self._drain("train")}
-        super().log(logs, start_time)
+        self._correct_speed(logs)
+        super().log(logs, None if start_time is None else start_time + self._training_clock.jump())
+
+    def _correct_speed(self, logs: dict[str, float]) -> None:
+        """The parent takes the time by a clock that may be set meanwhile."""
+        steps = self.state.global_step - getattr(self, "_initial_global_step", 0)
+        self._training_clock.correct(logs, "train", steps * self.get_total_train_batch_size(self.args), steps)
+        batch_size = self.args.eval_batch_size * self.args.world_size
+        for prefix in [name.removesuffix("_runtime") for name in logs if name.endswith("_runtime")]:
+            if prefix != "train":
+                steps = math.ceil(self._num_evaluated / batch_size)
+                self._evaluation_clock.correct(logs, prefix, self._num_evaluated, steps)
 
     def _watch(self, losses: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor], training: bool = True) -> bool:
         """Whether the batch can be used (see `nan_policy`)."""
@@ -776,8 +849,10 @@ class SaclTrainer(SavingTrainer):
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix: str = "eval", **kwargs):
         """[`Trainer.evaluation_loop`], with every component of the loss and the retrieval metrics beside the loss."""
         kwargs["metric_key_prefix"] = metric_key_prefix
-        with self._evaluation_chance():
+        self._evaluation_clock = SteadyClock()
+        with self._evaluation_chance(), data_faults_explained(lambda: ""):
             output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        self._num_evaluated = output.num_samples
         if self.teacher is not None:
             slice_again(self.teacher.model)
         metrics = self._drain("eval")
@@ -888,7 +963,8 @@ def _guide_features(inputs: dict[str, torch.Tensor]) -> PairFeatures | None:
 
 def _concatenated(chunks: list[ModelOutput]) -> dict[str, torch.Tensor]:
     """The embeddings of a batch from those of its chunks."""
-    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in ("image_embeds", "text_embeds")}
+    names = [name for name in EMBEDDINGS if chunks[0].get(name) is not None]
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in names}
 
 
 def _share_of_process(counts: list[int], rows: int) -> float:
@@ -931,6 +1007,7 @@ def _with_adapters(model: PreTrainedModel, peft_config: Any) -> PreTrainedModel:
 
 def _load_model(name: str) -> PreTrainedModel:
     """The model of a folder or Hub id: with its pre-training heads if its family has them, else the dual encoder."""
-    config = AutoConfig.from_pretrained(name)
+    # Said, since left unsaid it is asked for on the terminal: code is run by who loads the model and passes it.
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     auto_class = AutoModelForPreTraining if config.model_type == "sacl" else AutoModel
-    return auto_class.from_pretrained(name)
+    return auto_class.from_pretrained(name, trust_remote_code=False)

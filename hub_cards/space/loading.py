@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 import modeling_sacl
 from trainer import load_pairs
+from trainer.paths import check_links
 
 
 logger = logging.get_logger(__name__)
@@ -44,13 +45,14 @@ def load_model(
     >>> model, processor = load_model("user/sacl-model")
     ```
     """
-    config = AutoConfig.from_pretrained(name, revision=revision)
+    options = {"revision": revision, "trust_remote_code": False}
+    config = AutoConfig.from_pretrained(name, **options)
     architecture = next(iter(getattr(config, "architectures", None) or []), "")
     model_class = getattr(modeling_sacl, architecture) if architecture in _WITH_MATCHING_HEAD else AutoModel
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model_class.from_pretrained(name, revision=revision).to(device).eval()
-    return model, AutoProcessor.from_pretrained(name, revision=revision)
+    model = model_class.from_pretrained(name, **options).to(device).eval()
+    return model, AutoProcessor.from_pretrained(name, **options)
 
 
 def open_dataset(
@@ -115,6 +117,7 @@ def _open_images(source: str | os.PathLike, split: str | None) -> Dataset | Data
     """A folder of images that nobody has described, if it is one."""
     if not os.path.isdir(source):
         return None
+    check_links(source)
     try:
         dataset = load_dataset("imagefolder", data_dir=os.fspath(source), split=split)
     except (datasets.exceptions.DatasetGenerationError, datasets.data_files.EmptyDatasetError, ValueError):

@@ -3,11 +3,14 @@
 
 import base64
 import binascii
+import functools
 import os
 import posixpath
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from ..paths import leads_outside
 
 
 _WEB = ("http://", "https://")
@@ -33,9 +36,12 @@ class ImageLocator:
             The folder, or its URL on an object store. Without it a path is refused.
         trusted (`bool`, *optional*, defaults to `False`):
             Whether paths are left as they are if there is no folder.
+        follow_links (`bool`, *optional*, defaults to `False`):
+            Whether a path in the folder may be a link to what is outside of it.
     """
 
-    def __init__(self, root: str | os.PathLike | None = None, *, trusted: bool = False):
+    def __init__(self, root: str | os.PathLike | None = None, *, trusted: bool = False, follow_links: bool = False):
+        self.follow_links = follow_links
         self.trusted = trusted and root is None
         self.root = None if root is None else os.fspath(root)
         self.is_remote = self.root is not None and "://" in self.root
@@ -96,7 +102,22 @@ class ImageLocator:
                 f"The source names the image {path!r:.200}, which does not lie in {self.root!r}. If that is meant, "
                 "pass the folder that holds all images as `image_root=...`."
             )
+        if not (self.is_remote or self.follow_links) and _is_link_outside(found, self.root):
+            raise ValueError(
+                f"{found!r} is a link to something outside of {self.root!r}. If you have put it there, pass "
+                "`follow_links=True`; if not, ask who has."
+            )
         return found
+
+
+def _is_link_outside(path: str, root: str) -> bool:
+    # There are few folders and many files, of which hardly one is a link.
+    return _folder_leads_outside(os.path.dirname(path), root) or (os.path.islink(path) and leads_outside(path, root))
+
+
+@functools.lru_cache(maxsize=4096)
+def _folder_leads_outside(folder: str, root: str) -> bool:
+    return leads_outside(folder, root)
 
 
 def _normalise_url(url: str) -> str:

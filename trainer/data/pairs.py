@@ -624,6 +624,7 @@ def load_pairs(
     cache_dir: str | os.PathLike | None = None,
     storage_options: Mapping[str, Any] | None = None,
     streaming: bool = False,
+    follow_links: bool = False,
 ) -> PairDataset:
     """
     Opens image-text pairs, wherever they are, as a data set with the columns that the rest of this library reads:
@@ -676,7 +677,7 @@ def load_pairs(
             What each caption becomes, such as `"a photo of a {caption}"`, where captions are names of things.
         image_root (`str` or `os.PathLike`, *optional*):
             The folder, or its URL, below which the paths of images lie; by default that of the file. A path that leads
-            elsewhere is an error. (Symbolic links are followed.)
+            elsewhere is an error.
         column_names (sequence of `str`, *optional*):
             The columns of a TSV or CSV without a first line of names.
         name (`str`, *optional*):
@@ -693,6 +694,9 @@ def load_pairs(
             What `fsspec` needs to reach an object store, such as `{"endpoint_url": ...}`.
         streaming (`bool`, *optional*, defaults to `False`):
             Whether to read rows as they are needed instead of preparing the data set on disk first.
+        follow_links (`bool`, *optional*, defaults to `False`):
+            Whether a local folder may have links to what is outside of it. In a stranger's folder, they name files of
+            yours.
 
     Returns:
         `Dataset`, `DatasetDict`, `IterableDataset` or `IterableDatasetDict`: What `source` and `split` make of it,
@@ -701,9 +705,9 @@ def load_pairs(
     Raises:
         FileNotFoundError: `source` looks like a local path and does not exist.
         ValueError: A column is missing, ambiguous or of the wrong type, there is no such split, the path of an image
-            leads out of its folder, or not one row is usable. The message names the columns and the argument to use.
-            (A stream finds out about its rows only while it is read: there, unusable rows are left out with one
-            warning per reason.)
+            or a link leads out of its folder, or not one row is usable. The message names the columns and the
+            argument to use. (A stream finds out about its rows only while it is read: there, unusable rows are left
+            out with one warning per reason.)
 
     Example:
 
@@ -727,13 +731,18 @@ def load_pairs(
     }
     dataset: PairDataset
     if isinstance(source, (Dataset, DatasetDict, IterableDataset, IterableDatasetDict)):
-        only_to_open = {"streaming": streaming, "column_names": column_names, "storage_options": storage_options}
+        only_to_open = {
+            "streaming": streaming,
+            "follow_links": follow_links,
+            "column_names": column_names,
+            "storage_options": storage_options,
+        }
         given = [key for key, value in load_arguments.items() if value is not None]
         given += [key for key, value in only_to_open.items() if value]
         if given:
             raise ValueError(f"`{given[0]}` says how to open a source, but `source` is an open data set.")
         dataset, label = select_split(source, split), "The data set"
-        locate = ImageLocator(image_root, trusted=True)
+        locate = ImageLocator(image_root, trusted=True, follow_links=True)
     else:
         opened = open_source(
             Source(
@@ -744,6 +753,7 @@ def load_pairs(
                 None if column_names is None else tuple(column_names),
                 storage_options or {},
                 load_arguments,
+                follow_links,
             )
         )
         dataset, locate = opened.dataset, opened.locate

@@ -21,6 +21,7 @@ from datasets import (
     load_from_disk,
 )
 
+from ..paths import check_links, check_saved_dataset
 from .locating import ImageLocator, is_web_address
 from .tar_shards import open_tar_shards
 
@@ -61,6 +62,7 @@ class Source:
         column_names (`tuple[str, ...]`, *optional*): Columns of a table without a first line of names.
         storage_options (mapping): For `fsspec`.
         load_arguments (mapping): For [`~datasets.load_dataset`]; `None` is not given.
+        follow_links (`bool`): Whether links out of a folder are followed.
     """
 
     names: tuple[str, ...]
@@ -70,6 +72,11 @@ class Source:
     column_names: tuple[str, ...] | None = None
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     load_arguments: Mapping[str, Any] = field(default_factory=dict)
+    follow_links: bool = False
+
+    def locator(self, root: str | None) -> ImageLocator:
+        """What finds the images of the source below a folder."""
+        return ImageLocator(root, follow_links=self.follow_links)
 
     @property
     def label(self) -> str:
@@ -98,7 +105,7 @@ def open_source(source: Source) -> OpenSource:
     if files is None:
         dataset = _open_by_name(source)
         naive = _builder_name(dataset) in _NAIVE_BUILDERS
-        return OpenSource(dataset, ImageLocator(source.image_root) if naive or source.image_root else None)
+        return OpenSource(dataset, source.locator(source.image_root) if naive or source.image_root else None)
     suffixes = {Path(path).suffix.lower() for path in files}
     if len(suffixes) > 1:
         raise ValueError(
@@ -136,6 +143,8 @@ def _files(source: Source) -> list[str] | None:
             f"Cannot read pairs from the file {path!r}: expected one of {', '.join(BUILDERS)}. Other formats can be "
             "opened with `datasets` and passed as a data set."
         )
+    if not remote and os.path.isdir(path) and not source.follow_links:
+        check_links(path)
     if remote and not path.startswith("hf://"):
         return _in_folder(path, source.storage_options)
     if os.path.isdir(path) and not any(source.load_arguments.values()):
@@ -198,6 +207,7 @@ def _open_by_name(source: Source) -> PairDataset:
     if os.path.isfile(os.path.join(path, "state.json")) or os.path.isfile(os.path.join(path, "dataset_dict.json")):
         if source.streaming or given:
             raise ValueError(f"{path!r} was written by `save_to_disk`; it takes no argument but `split`.")
+        check_saved_dataset(path)
         return select_split(load_from_disk(path), source.split)
     looks_local = (
         os.path.isabs(path) or path.startswith(".") or path.count("/") > 1 or Path(path).suffix.lower() in BUILDERS
@@ -219,7 +229,7 @@ def _open_files(source: Source, files: list[str], suffix: str, folder: str | Non
         raise ValueError(f"`column_names` are for tables (.tsv, .csv) without a first line of names, not {suffix}.")
     if suffix == ".tar":
         return OpenSource(_open_tar(source, files), None)
-    locate = ImageLocator(folder)
+    locate = source.locator(folder)
     if suffix == ".json" and len(files) == 1:
         beginning = _beginning(files[0], source.storage_options)
         if _KARPATHY.match(beginning):

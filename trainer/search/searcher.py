@@ -18,6 +18,7 @@ from transformers.utils import logging
 from ..data.pairs import undecoded
 from ..data.transforms import ImageDecodingError, decode_image
 from ..evaluation.reranking import find_matching_model, match_pairs
+from ..paths import check_saved_dataset
 from .embed import (
     EMBEDS,
     IMAGE_EMBEDS,
@@ -447,6 +448,7 @@ class SaclSearcher:
         if not (folder / SETTINGS).is_file():
             raise FileNotFoundError(f"There is no {SETTINGS} in {folder}: a searcher was not saved there to its end.")
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        check_saved_dataset(folder / "dataset")
         dataset = datasets.load_from_disk(str(folder / "dataset"))
         columns = [column for column in EMBEDS if column in dataset.column_names]
         if len(dataset) != settings["rows"] or set(columns) != set(settings["columns"]):
@@ -640,14 +642,15 @@ def _load_index(file: Path, saved: dict[str, Any], num_rows: int) -> FaissEngine
         raise ValueError(f"{file.parent} was searched by an engine other than FAISS: pass it as `engine`.")
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: make the searcher anew from its data set.")
+    # First: FAISS trusts what it reads.
+    if _digest_of_file(file) != saved["index"]:
+        raise ValueError(f"{file} is stale: it is not the index that was saved. Make the searcher anew.")
     engine = FaissEngine.load(file)
     if len(engine) != num_rows or engine.faiss_index.d != saved["dim"]:
         raise ValueError(
             f"{file} is stale: it has {len(engine)} embeddings of {engine.faiss_index.d} dimensions, the data set "
             f"{num_rows} of {saved['dim']}. Make the searcher anew from its data set."
         )
-    if _digest_of_file(file) != saved["index"]:
-        raise ValueError(f"{file} is stale: it is not the index that was saved. Make the searcher anew.")
     return engine
 
 
