@@ -79,7 +79,8 @@ class SavingTrainer(Trainer):
         [`Trainer.train`], resuming from whole checkpoints only, in a folder that no other run trains into.
 
         A resumed run repeats the uninterrupted one exactly, if it runs on as many processes: on another number the
-        global batches and their augmentation are the same, but masks, dropout and hard negatives are drawn anew.
+        global batches and their augmentation are the same, but masks, dropout and hard negatives are drawn anew. (Of a
+        stream, what is left is then dealt out anew, so that the batches are other ones: see [`SeededStream`].)
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*):
@@ -316,8 +317,8 @@ class SavingTrainer(Trainer):
         }
 
     def _restore_training_state(self, path: str) -> None:
-        # What is not logged yet is no loss worth stopping for.
-        if not os.path.exists(path) and set(self._stateful_parts()) <= {"logs"}:
+        # What is not logged yet is no loss worth stopping for, and a stream can be read again.
+        if not os.path.exists(path) and set(self._stateful_parts()) <= {"logs", "stream"}:
             return
         # Processes on one processor call theirs "cpu:0", which safetensors does not know.
         device = "cpu" if self.args.device.type == "cpu" else str(self.args.device)

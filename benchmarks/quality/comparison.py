@@ -9,7 +9,7 @@ import numpy as np
 from evaluation import CUTOFFS, DIRECTIONS, summarize
 from methods import SEEDS, Method
 from records import TEST_SPLITS, VALIDATION, Records, Request
-from statistics_of_runs import Difference, holm, paired_bootstrap
+from statistics_of_runs import Difference, PairedBootstrap, holm
 from towers import load_emoji
 
 
@@ -97,7 +97,10 @@ def _rows(
         name: {metric: per_query([r["splits"][split] for r in results], metric) for metric in QUERY_METRICS}
         for name, results in of_method.items()
     }
-    concepts = query_concepts(split)
+    num_seeds = len(next(iter(of_method.values())))
+    bootstraps = {
+        direction: PairedBootstrap(concepts, num_seeds) for direction, concepts in query_concepts(split).items()
+    }
     rows = {}
     for name, results in of_method.items():
         values = {metric: [100 * float(seed.mean()) for seed in by_query[name][metric]] for metric in QUERY_METRICS}
@@ -107,10 +110,8 @@ def _rows(
         for metric in QUERY_METRICS if reference in rows else ():
             others = [name for name in rows if name != reference]
             differences = [
-                paired_bootstrap(
-                    100 * by_query[name][metric],
-                    100 * by_query[reference][metric],
-                    concepts[metric.rsplit("_", 1)[0]],
+                bootstraps[metric.rsplit("_", 1)[0]].compare(
+                    100 * by_query[name][metric], 100 * by_query[reference][metric]
                 )
                 for name in others
             ]

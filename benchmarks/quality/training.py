@@ -1,6 +1,7 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """One run of the benchmark: two heads on locked towers, trained by [`SaclTrainer`] with an objective and a seed."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -170,7 +171,8 @@ def train(run: Run, folder: Path, image_size: int | None = None) -> tuple[Heads,
 def make_arguments(run: Run, num_pairs: int, folder: Path, **changes: Any) -> SaclTrainingArguments:
     """The training arguments of a run; of few pairs even a batch that is not full is taken."""
     return SaclTrainingArguments(
-        output_dir=str(folder / "trainer"),
+        # Nothing is saved, but no two trainings share a folder.
+        output_dir=str(folder / "trainer" / str(os.getpid())),
         objective=run.objective,
         max_steps=run.steps,
         per_device_train_batch_size=run.batch_size,

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 QUALITY = ROOT / "benchmarks" / "quality"
 sys.path.insert(0, str(QUALITY))
 
-from statistics_of_runs import holm, paired_bootstrap  # noqa: E402
+from statistics_of_runs import Difference, PairedBootstrap, holm  # noqa: E402
 
 
 pytest.importorskip("timm")
@@ -53,6 +53,10 @@ class TestHolm:
                     break
                 rejected.add(index)
             assert {index for index, value in enumerate(corrected) if value <= level} == rejected
+
+
+def paired_bootstrap(ours: np.ndarray, theirs: np.ndarray, clusters: list[str], repetitions: int = 2000) -> Difference:
+    return PairedBootstrap(clusters, len(ours), repetitions).compare(ours, theirs)
 
 
 class TestPairedBootstrap:

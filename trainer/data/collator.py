@@ -17,6 +17,7 @@ from transformers.utils import logging
 from ..embedding import text_options
 from .pairs import NO_CAPTION, NO_IMAGE, clean_captions, content_pair_id, hash_63_bits, pair_ids_tensor
 from .pixels import PixelSteps
+from .remote import fetched
 from .seeding import ROW_SEED, seeded
 from .transforms import ImageDecodingError, decode_image, pair_augmentation, to_rgb
 
@@ -185,7 +186,7 @@ class ImageTextCollator:
         """What `read` makes of the rows, a list for each part; those that it finds unusable are counted instead."""
         found: list[tuple[Any, ...]] = []
         reasons: Counter[str] = Counter()
-        for row in rows:
+        for row in fetched(rows):
             try:
                 with seeded(row.get(ROW_SEED)):
                     found.append(read(row))
