@@ -46,19 +46,19 @@ def tags_of(markdown: str) -> list[tuple[str, dict]]:
 
 
 class TestFilters:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(anything)
     def test_words_are_words(self, value):
         assert {tag for tag, _ in tags_of(f"a {text(value)} b")} <= {"p"}
         assert not CONTROLS.search(str(text(value)) + str(code(value)) + str(fenced(value)))
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(anything)
     def test_code_is_code(self, value):
         assert {tag for tag, _ in tags_of(f"a {code(value)} b")} <= {"p", "code"}
         assert {tag for tag, _ in tags_of(f"a\n\n{fenced(value)}\n\nb")} <= {"p", "pre", "code"}
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(anything)
     def test_addresses_are_of_the_web(self, value):
         for found in (f"<{value}>", value, f"https://a.b/{value}"):
@@ -69,7 +69,7 @@ class TestFilters:
         tags = tags_of(f"[x](https://huggingface.co/{place(value)})")
         assert [tag for tag, _ in tags] == ["p", "a"] and tags[1][1]["href"].startswith("https://huggingface.co/")
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=50, deadline=None)
     @given(st.dictionaries(st.text(max_size=8), st.text(max_size=20) | st.booleans() | st.integers(), max_size=3))
     def test_arguments_of_snippets_are_values(self, values):
         import ast
@@ -183,7 +183,7 @@ class TestGallery:
 
 
 class TestTerminal:
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(anything | st.text(st.characters(categories=["Cc", "Cf", "Cs", "L"]), max_size=30))
     def test_nothing_but_text_reaches_it(self, value):
         for shown in (printable(value), one_line(value), escaped_json(json.dumps(value, ensure_ascii=False))):
