@@ -4,11 +4,12 @@
 import inspect
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -26,12 +27,13 @@ from modeling_sacl.loss_sacl import contrastive_logits
 
 from .checkpoints import (
     PendingLogs,
-    set_aside,
 )
-from .data import PairCollator, SeededPairs, SeededStream, undecoded, with_pair_ids
+from .data import PairCollator, SeededPairs, SeededStream, swap_words, undecoded, with_pair_ids
 from .distributed import gather, row_counts
 from .embedding import dual_encoder
 from .evaluation import Relevance, evaluate_retrieval
+from .extra_texts import compare_extra_texts, part_texts, with_extra_texts
+from .faults import SteadyClock, data_faults_explained, limit_waiting
 from .grad_cache import RandomState, split_batch
 from .guide import GUIDE_COLUMNS, Guide, add_guide_features, check_guided
 from .locked import cache_locked_towers, cached_towers, check_cacheable, lock_towers, without_tower_features
@@ -41,6 +43,7 @@ from .objectives import (
     Comparison,
     ContrastiveBatch,
     ContrastiveObjective,
+    ExtraTexts,
     InfoNCEObjective,
     ObjectiveOutput,
     distillation_loss,
@@ -54,11 +57,13 @@ from .stability import NonFiniteGuard
 
 logger = logging.get_logger(__name__)
 
-TRAINING_STATE_NAME = "sacl_training_state.safetensors"
-# What the contrast sees of a pair.
-EMBEDDINGS = ("image_embeds", "text_embeds")
-# Seconds for a push to end, when the training has ended with an error.
-PATIENCE_AFTER_FAILURE = 600
+# What the contrast sees of a pair; the last only where an objective needs it.
+EMBEDDINGS = ("image_embeds", "text_embeds", "extra_text_embeds")
+# Where texts beyond those of the pairs come from.
+EXTRA_TEXTS_HINTS = {
+    "negative": "`PairCollator(processor, negative_caption=swap_words)` makes them.",
+    "further": "`PairCollator(processor, captions_per_image=2)` draws them.",
+}
 
 
 class SaclTrainer(SavingTrainer):
@@ -212,7 +217,10 @@ class SaclTrainer(SavingTrainer):
             "eval": defaultdict(list),
         }
         self._pending_logs = PendingLogs(self)
+        self._training_clock = self._evaluation_clock = SteadyClock()
+        self._num_evaluated = 0
         self._seeded_pairs: SeededPairs | None = None
+        self._stream: SeededStream | None = None
         # On the CPU reading a number costs nothing.
         self._guard = NonFiniteGuard(args.nan_policy, deferred=args.device.type != "cpu")
         _warn_of_accumulation(args)
@@ -224,7 +232,12 @@ class SaclTrainer(SavingTrainer):
         self, model: nn.Module, processor: ProcessorMixin, args: SaclTrainingArguments
     ) -> PairCollator:
         mlm_probability = args.mlm_probability if self._masks_text(args) else 0.0
-        plain = PairCollator(processor, mlm_probability=mlm_probability).for_model(model)
+        extra_texts = {
+            "further": {"captions_per_image": args.captions_per_image},
+            "negative": {"negative_caption": swap_words},
+        }
+        options = extra_texts.get(OBJECTIVES[args.objective].extra_texts or "", {})
+        plain = PairCollator(processor, mlm_probability=mlm_probability, **options).for_model(model)
         if plain.image_size() is None:
             logger.warning(
                 f"{type(processor.image_processor).__name__} gives each image a shape of its own, so images are not "
@@ -309,9 +322,10 @@ class SaclTrainer(SavingTrainer):
         for chunk in chunks:
             random_states.append(RandomState())
             with torch.no_grad():
-                embeddings.append(self._call(model, self.model, chunk, with_mlm=False, with_itm=False))
+                embeddings.append(self._call_once(model, chunk, with_mlm=False, with_itm=False))
 
         cached = _concatenated(embeddings)
+        per_row = list(cached)
         cached |= {name: value.detach().clone() for name, value in self._scalars_of_contrast(embeddings[0]).items()}
         leaves = [tensor.requires_grad_() for tensor in cached.values()]
         teacher_outputs = None if self.teacher is None else _concatenated(teachers)
@@ -333,7 +347,7 @@ class SaclTrainer(SavingTrainer):
                 parts = {name: value * _share_of_chunk(name, chunk, inputs) for name, value in losses.items()}
                 fusion = self._weighted_sum(parts) * share
                 rows = slice(index * chunk_size, (index + 1) * chunk_size)
-                carried = sum((outputs[name] * gradients[name][rows]).sum() for name in EMBEDDINGS)
+                carried = sum((outputs[name] * gradients[name][rows]).sum() for name in per_row)
                 if index == 0:
                     scalars = self._scalars_of_contrast(outputs)
                     carried = carried + sum(value * gradients[name] for name, value in scalars.items())
@@ -378,9 +392,8 @@ class SaclTrainer(SavingTrainer):
         similarity = None
         if teacher_outputs is not None:
             similarity = contrastive_logits(*_normalized(teacher_outputs))
-        return self._call(
+        return self._call_once(
             model,
-            self.model,
             inputs,
             with_itm=self.args.itm_weight > 0,
             hard_negative_strength=self._regulation_strength() if self.args.regulate_hard_negatives else 0.0,
@@ -394,6 +407,20 @@ class SaclTrainer(SavingTrainer):
         """Calls a model, whose locked towers answer with their features where the batch has them."""
         with cached_towers(unwrapped, inputs) as inputs:
             return model(**self._model_inputs(inputs, **options))
+
+    def _call_once(
+        self, model: Callable[..., ModelOutput], inputs: dict[str, torch.Tensor], **options: Any
+    ) -> ModelOutput:
+        """Calls the model in training; what the objective compares with beyond the pairs is in the same forward."""
+        kind = self._extra_texts()
+        if kind is None:
+            return self._call(model, self.model, inputs, **options)
+        inputs, per_pair = with_extra_texts(inputs, kind, self._forward_arguments, EXTRA_TEXTS_HINTS.get(kind, ""))
+        pairs = len(inputs["pair_ids"])
+        return part_texts(self._call(model, self.model, inputs, num_extra_texts=per_pair * pairs, **options), pairs)
+
+    def _extra_texts(self) -> str | None:
+        return getattr(self.objective, "extra_texts", None)
 
     def _embed(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings of a batch by the model, of unit length."""
@@ -428,6 +455,7 @@ class SaclTrainer(SavingTrainer):
             # A guide knows from the start what an early model does not.
             regulation_strength=self._regulation_strength(warmed_up=guide is not None),
             distillation_weight=self._distillation_weight(),
+            extra_texts=self._compare_extra_texts(outputs, inputs, counts),
             **self._scalars_of_contrast(outputs),
         )
         self._keep_for_queue(batch)
@@ -450,6 +478,15 @@ class SaclTrainer(SavingTrainer):
             anchors=features if self.args.local_loss else gathered,
             candidates=(gathered,) if queued is None else (gathered, queued),
         )
+
+    def _compare_extra_texts(
+        self, outputs: ModelOutput | dict[str, torch.Tensor], inputs: dict[str, torch.Tensor], counts: list[int]
+    ) -> ExtraTexts | None:
+        kind = self._extra_texts()
+        if kind is None:
+            return None
+        embeds = nn.functional.normalize(outputs["extra_text_embeds"], dim=-1)
+        return compare_extra_texts(embeds, inputs, kind, counts, local=self.args.local_loss)
 
     def _fusion_losses(
         self, outputs: ModelOutput, teacher_outputs: ModelOutput | None, inputs: dict[str, torch.Tensor]
@@ -541,32 +578,89 @@ class SaclTrainer(SavingTrainer):
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """
         The training data; each row with a seed of its own, so that resuming repeats augmentation and masks. A stream
-        goes on until `max_steps`, over its end if need be ([`SeededStream`]).
+        goes on until `max_steps`, over its end if need be, and its shards come in an order of their own in each pass,
+        unless `train_sampling_strategy="sequential"` ([`SeededStream`]).
         """
         dataset = self.train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self._seeded_pairs = None
+        self._seeded_pairs, self._stream = None, None
         if isinstance(dataset, torch.utils.data.IterableDataset):
             _warn_of_epochs(self.args)
-            self.train_dataset = SeededStream(dataset, seed)
-        elif hasattr(dataset, "__len__"):
+            return self._stream_dataloader(dataset, seed)
+        if hasattr(dataset, "__len__"):
             self.train_dataset = self._seeded_pairs = SeededPairs(dataset, seed)
-        # Each process makes its own batches, of its own share of a stream: made by one process for all, they would
-        # all have to be of the same width.
-        dispatch = bool(self.accelerator.dispatch_batches)
         try:
-            with set_aside(self.accelerator.dataloader_config, dispatch_batches=dispatch):
-                return super().get_train_dataloader()
+            return super().get_train_dataloader()
         finally:
             self.train_dataset = dataset
 
+    def _stream_dataloader(self, dataset: Any, seed: int) -> torch.utils.data.DataLoader:
+        """
+        Each process reads its own shards of a stream and makes its own batches: made by one process for all, they
+        would all have to be of the same width. One process reads for all if `dispatch_batches` says so; then resuming
+        means reading again what was read.
+        """
+        dispatch = bool(self.accelerator.dispatch_batches)
+        shared = {} if dispatch else {"rank": self.args.process_index, "world_size": self.args.world_size}
+        stream = SeededStream(
+            dataset,
+            seed,
+            shuffle_shards=self.args.train_sampling_strategy != "sequential",
+            shards_at_once=self.args.stream_shards_at_once,
+            **shared,
+        )
+        loader = torch.utils.data.DataLoader(
+            stream,
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator if dispatch else stream.with_places(self.data_collator),
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            in_order=self.args.dataloader_in_order,
+        )
+        if dispatch:
+            return limit_waiting(self.accelerator.prepare(loader), self.args.dataloader_timeout)
+        self._stream = stream
+        # As `accelerator.prepare` does, but told that there is nothing left to split.
+        prepared = prepare_data_loader(
+            loader,
+            self.accelerator.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=self.accelerator.device_placement,
+            dispatch_batches=False,
+            non_blocking=self.accelerator.non_blocking,
+        )
+        return limit_waiting(prepared, self.args.dataloader_timeout)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor | int | None]:
+        """[`Trainer.get_batch_samples`], keeping in mind for the next checkpoint how far a stream has been read."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        for batch in batches if self._stream is not None else ():
+            self._stream.note(batch)
+        return batches, num_items
+
     def start_training(self) -> None:
         """Forgets what an earlier call of `train` has left over; the teacher is sharded if the model is."""
+        self._training_clock = SteadyClock()
         if self.teacher is not None and self.is_fsdp_enabled:
             shard_beside(self.accelerator, self.teacher.model)
+        if self._stream is not None:
+            self._resume_stream(self._stream)
         self._metrics["train"].clear()
         self._fresh_features.clear()
         self._pending_logs.carry_over()
+
+    def _resume_stream(self, stream: SeededStream) -> None:
+        """The parent throws away as many batches as were used; of a stream that was restored, these are empty."""
+        if self.args.ignore_data_skip:
+            stream.begin_anew()
+        used = self.state.global_step * self.args.gradient_accumulation_steps
+        stream.go_on(self.args.dataloader_num_workers, used, self._train_batch_size)
 
     def start_epoch(self, epoch: int) -> None:
         """Draws captions, augmentation and masks anew."""
@@ -667,7 +761,18 @@ class SaclTrainer(SavingTrainer):
         """Logs every component of the loss as a curve of its own, beside what [`Trainer`] logs."""
         if "loss" in logs:
             logs = {**logs, **self._drain("train")}
-        super().log(logs, start_time)
+        self._correct_speed(logs)
+        super().log(logs, None if start_time is None else start_time + self._training_clock.jump())
+
+    def _correct_speed(self, logs: dict[str, float]) -> None:
+        """The parent takes the time by a clock that may be set meanwhile."""
+        steps = self.state.global_step - getattr(self, "_initial_global_step", 0)
+        self._training_clock.correct(logs, "train", steps * self.get_total_train_batch_size(self.args), steps)
+        batch_size = self.args.eval_batch_size * self.args.world_size
+        for prefix in [name.removesuffix("_runtime") for name in logs if name.endswith("_runtime")]:
+            if prefix != "train":
+                steps = math.ceil(self._num_evaluated / batch_size)
+                self._evaluation_clock.correct(logs, prefix, self._num_evaluated, steps)
 
     def _watch(self, losses: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor], training: bool = True) -> bool:
         """Whether the batch can be used (see `nan_policy`)."""
@@ -744,8 +849,10 @@ class SaclTrainer(SavingTrainer):
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix: str = "eval", **kwargs):
         """[`Trainer.evaluation_loop`], with every component of the loss and the retrieval metrics beside the loss."""
         kwargs["metric_key_prefix"] = metric_key_prefix
-        with self._evaluation_chance():
+        self._evaluation_clock = SteadyClock()
+        with self._evaluation_chance(), data_faults_explained(lambda: ""):
             output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        self._num_evaluated = output.num_samples
         if self.teacher is not None:
             slice_again(self.teacher.model)
         metrics = self._drain("eval")
@@ -767,12 +874,13 @@ class SaclTrainer(SavingTrainer):
 
     # ------------------------------------------------------------------------------------------------- saving
 
-    def _stateful_parts(self) -> dict[str, MomentumTeacher | FeatureQueue | PendingLogs]:
+    def _stateful_parts(self) -> dict[str, MomentumTeacher | FeatureQueue | PendingLogs | SeededStream]:
         parts = {
             "teacher": self.teacher,
             "queue": self.queue,
             "guide_queue": self.guide_queue,
             "logs": self._pending_logs,
+            "stream": self._stream,
         }
         return {prefix: part for prefix, part in parts.items() if part is not None}
 
@@ -855,7 +963,8 @@ def _guide_features(inputs: dict[str, torch.Tensor]) -> PairFeatures | None:
 
 def _concatenated(chunks: list[ModelOutput]) -> dict[str, torch.Tensor]:
     """The embeddings of a batch from those of its chunks."""
-    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in EMBEDDINGS}
+    names = [name for name in EMBEDDINGS if chunks[0].get(name) is not None]
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in names}
 
 
 def _share_of_process(counts: list[int], rows: int) -> float:

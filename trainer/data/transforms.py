@@ -16,6 +16,12 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from .locating import is_web_address
+
+
+# By which `fsspec` would open any file of this machine.
+_LOCAL_PROTOCOLS = ("file:", "local:")
+
 
 # What data sets of pictures come in. Pillow reads thirty more, some by other programs (EPS by Ghostscript), and a file
 # says by its content, not by its name, which of them reads it.
@@ -83,6 +89,12 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 
 def _read(path: str | os.PathLike) -> bytes:
     path = os.fspath(path)
+    if is_web_address(path):
+        from .remote import fetch_image  # which knows the error that is raised here
+
+        return fetch_image(path)
+    if any(protocol in path.lower() for protocol in _LOCAL_PROTOCOLS):
+        raise ImageDecodingError(f"{path!r:.200} is no path: data do not open files of this machine by URL")
     if "://" in path or "::" in path:
         with fsspec.open(path, "rb") as file:
             return file.read()
@@ -143,6 +155,8 @@ def decode_image(image: Any) -> PIL.Image.Image:
     """
     content: bytes | None = None
     path: str | os.PathLike | None = None
+    if isinstance(image, ImageDecodingError):  # From where the file should have come.
+        raise image
     if isinstance(image, Mapping) and ("bytes" in image or "path" in image):
         content, path = image.get("bytes"), image.get("path")
     elif isinstance(image, (str, os.PathLike)):
