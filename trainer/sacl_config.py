@@ -18,7 +18,7 @@ GUIDE_SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
-@dataclass
+@dataclass(repr=False)  # That of the parent leaves out tokens.
 class SaclTrainingArguments(TrainingArguments):
     r"""
     Arguments of [`SaclTrainer`]: those of [`TrainingArguments`], and the objective's.
