@@ -35,7 +35,7 @@ from .evaluation import Relevance, evaluate_retrieval
 from .grad_cache import RandomState, split_batch
 from .guide import GUIDE_COLUMNS, Guide, add_guide_features, check_guided
 from .locked import cache_locked_towers, cached_towers, check_cacheable, lock_towers, without_tower_features
-from .momentum import MomentumTeacher
+from .momentum import FrozenCopy, MomentumTeacher
 from .objectives import (
     OBJECTIVES,
     Comparison,
@@ -50,6 +50,7 @@ from .sacl_config import GUIDE_SCHEDULES, SaclTrainingArguments
 from .saving import SavingTrainer
 from .sharding import gathered, make_sliceable, shard_beside, slice_again, whole
 from .stability import NonFiniteGuard
+from .terms import TERMS, TermBatch
 
 
 logger = logging.get_logger(__name__)
@@ -200,6 +201,9 @@ class SaclTrainer(SavingTrainer):
             check_guided(args.objective, self.train_dataset)
         self._scalars = self._prepare_for_slicing() if self.is_fsdp_enabled else set()
         self.teacher = None if args.momentum is None else MomentumTeacher(self.model, args.momentum)
+        self.terms = [term.from_arguments(args) for name, term in TERMS.items() if getattr(args, f"{name}_weight") > 0]
+        # As the training starts, whatever it is resumed from: the checkpoint has it.
+        self.reference = FrozenCopy(self.model) if any(term.needs_reference for term in self.terms) else None
         self.queue = FeatureQueue(args.queue_size) if args.queue_size > 0 else None
         # Guide features of the queued pairs, row by row beside the queue.
         self.guide_queue = FeatureQueue(args.queue_size) if args.queue_size > 0 else None
@@ -268,7 +272,7 @@ class SaclTrainer(SavingTrainer):
         teacher_outputs = self._ask_teacher(inputs)
         outputs = self._ask_model(model, inputs, teacher_outputs)
         counts = row_counts(inputs["pair_ids"])
-        contrast = self._contrast(outputs, teacher_outputs, inputs, counts)
+        contrast = self._contrast(outputs, teacher_outputs, inputs, counts, self._ask_reference(inputs))
         losses = {**contrast.losses, **self._fusion_losses(outputs, teacher_outputs, inputs)}
 
         loss = self._weighted_sum(losses) * _share_of_process(counts, len(inputs["pair_ids"]))
@@ -301,6 +305,7 @@ class SaclTrainer(SavingTrainer):
         self._set_patch_selection()
         chunks = split_batch(inputs, chunk_size)
         teachers = [self._ask_teacher(chunk) for chunk in chunks]
+        references = [self._ask_reference(chunk) for chunk in chunks]
         random_states, embeddings = [], []
         for chunk in chunks:
             random_states.append(RandomState())
@@ -311,8 +316,9 @@ class SaclTrainer(SavingTrainer):
         cached["logit_scale"] = self._logit_scale(embeddings[0]).detach().clone()
         leaves = [tensor.requires_grad_() for tensor in cached.values()]
         teacher_outputs = None if self.teacher is None else _concatenated(teachers)
+        reference_outputs = None if self.reference is None else _concatenated(references)
         counts = row_counts(inputs["pair_ids"])
-        contrast = self._contrast(cached, teacher_outputs, inputs, counts)
+        contrast = self._contrast(cached, teacher_outputs, inputs, counts, reference_outputs)
         gradients = torch.autograd.grad(self._weighted_sum(contrast.losses), leaves)
         usable = self._watch(contrast.losses, inputs)
 
@@ -361,6 +367,13 @@ class SaclTrainer(SavingTrainer):
         with self._teacher_precision():
             return self._call(self.teacher, self.teacher.model, inputs, with_mlm=with_mlm, with_itm=False)
 
+    def _ask_reference(self, inputs: dict[str, torch.Tensor]) -> ModelOutput | None:
+        """What the model of the beginning says of the pairs, if a term compares with it."""
+        if self.reference is None:
+            return None
+        with self.accelerator.autocast():
+            return self._call(self.reference, self.reference.model, inputs, with_mlm=False, with_itm=False)
+
     def _teacher_precision(self) -> AbstractContextManager:
         """The precision of the model, whose forward `accelerate` wraps and the teacher's not; or bfloat16."""
         if self.args.teacher_bf16:
@@ -408,8 +421,12 @@ class SaclTrainer(SavingTrainer):
         teacher_outputs: ModelOutput | dict[str, torch.Tensor] | None,
         inputs: dict[str, torch.Tensor],
         counts: list[int],
+        reference_outputs: ModelOutput | dict[str, torch.Tensor] | None = None,
     ) -> ObjectiveOutput:
-        """The objective's losses and metrics: what the model, the teacher and the guide say of the batch."""
+        """
+        The losses and metrics of the objective, and of the terms beside it: what the model, the teacher, the guide and
+        the model of the beginning say of the batch.
+        """
         pair_ids, guide = inputs["pair_ids"], _guide_features(inputs)
         guide_share = 0.0 if guide is None else self._guide_share()
         asks_guide = guide_share > 0 or self._needs_guide()
@@ -427,7 +444,32 @@ class SaclTrainer(SavingTrainer):
             distillation_weight=self._distillation_weight(),
         )
         self._keep_for_queue(batch)
-        return self._objective_of(batch)(batch, block_size=self.args.loss_block_size)
+        result = self._objective_of(batch)(batch, block_size=self.args.loss_block_size)
+        for part in self._ask_terms(batch, reference_outputs, inputs, counts):
+            result.losses |= part.losses
+            result.metrics |= part.metrics
+        return result
+
+    def _ask_terms(
+        self,
+        batch: ContrastiveBatch,
+        reference_outputs: ModelOutput | dict[str, torch.Tensor] | None,
+        inputs: dict[str, torch.Tensor],
+        counts: list[int],
+    ) -> list[ObjectiveOutput]:
+        """What the terms beside the objective say of the batch."""
+        if not self.terms:
+            return []
+        reference = None
+        if reference_outputs is not None:
+            reference = self._compare(PairFeatures(*_normalized(reference_outputs), inputs["pair_ids"]), counts, None)
+        seen = TermBatch(
+            # The objective's own comparison, without the queue: nothing is gathered twice.
+            student=Comparison(batch.student.anchors, batch.student.candidates[:1]),
+            logit_scale=batch.logit_scale,
+            reference=reference,
+        )
+        return [term(seen) for term in self.terms if self.model.training or term.is_given(inputs)]
 
     def _needs_guide(self) -> bool:
         # What takes the objective's place, to watch it, may be a function.
@@ -507,10 +549,14 @@ class SaclTrainer(SavingTrainer):
     def _set_patch_selection(self) -> None:
         """Has the image towers drop more and more patches; in tenths, since each share is compiled anew."""
         share = math.floor(10 * self._ramp(self.args.patch_selection_warmup)) / 10
-        for model in (self.model, *(() if self.teacher is None else (self.teacher.model,))):
+        for model in (self.model, *self._copies()):
             tower = getattr(dual_encoder(model), "vision_model", None)
             if hasattr(tower, "patch_selection_share"):
                 tower.patch_selection_share = share
+
+    def _copies(self) -> list[nn.Module]:
+        """The models beside the one in training."""
+        return [kept.model for kept in (self.teacher, self.reference) if kept is not None]
 
     # --------------------------------------------------------------------------------------------------- data
 
@@ -538,8 +584,9 @@ class SaclTrainer(SavingTrainer):
 
     def start_training(self) -> None:
         """Forgets what an earlier call of `train` has left over; the teacher is sharded if the model is."""
-        if self.teacher is not None and self.is_fsdp_enabled:
-            shard_beside(self.accelerator, self.teacher.model)
+        if self.is_fsdp_enabled:
+            for model in self._copies():
+                shard_beside(self.accelerator, model)
         self._metrics["train"].clear()
         self._fresh_features.clear()
         self._pending_logs.carry_over()
@@ -722,8 +769,8 @@ class SaclTrainer(SavingTrainer):
         kwargs["metric_key_prefix"] = metric_key_prefix
         with self._evaluation_chance():
             output = super().evaluation_loop(dataloader, description, *args, **kwargs)
-        if self.teacher is not None:
-            slice_again(self.teacher.model)
+        for model in self._copies():
+            slice_again(model)
         metrics = self._drain("eval")
         if description == "Evaluation" and self.processing_class is not None:
             dataset = _evaluation_pairs(self._retrieval_dataset)
@@ -743,9 +790,10 @@ class SaclTrainer(SavingTrainer):
 
     # ------------------------------------------------------------------------------------------------- saving
 
-    def _stateful_parts(self) -> dict[str, MomentumTeacher | FeatureQueue | PendingLogs]:
+    def _stateful_parts(self) -> dict[str, FrozenCopy | FeatureQueue | PendingLogs]:
         parts = {
             "teacher": self.teacher,
+            "reference": self.reference,
             "queue": self.queue,
             "guide_queue": self.guide_queue,
             "logs": self._pending_logs,
@@ -806,6 +854,11 @@ def _evaluation_pairs(dataset: Any) -> Any:
 
 def _check_deepspeed(args: SaclTrainingArguments) -> None:
     """DeepSpeed owns backward and optimiser, and at stage 3 the weights: what needs them is refused, not broken."""
+    if is_deepspeed_zero3_enabled() and args.off_diagonal_weight > 0:
+        raise ValueError(
+            "At ZeRO stage 3 no process has whole weights, so there is nothing to copy for `off_diagonal_weight`: "
+            "take stage 2, FSDP, or `off_diagonal_weight=0`."
+        )
     if is_deepspeed_zero3_enabled() and args.momentum is not None:
         raise ValueError(
             "At ZeRO stage 3 no process has whole weights, so the momentum teacher has nothing to follow: take stage "

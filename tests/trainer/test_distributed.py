@@ -127,6 +127,7 @@ def train_sharded(folder):
 
 
 LAYERS = ["BertLayer", "SaclVisionLayer", "SaclFusionLayer"]
+TERMS = {"alignment_uniformity_weight": 0.5, "off_diagonal_weight": 3.0, "off_diagonal_temperature": 0.1}
 STEPS = {
     f"{objective}{', queue' if queue_size else ''}{''.join(f', {name}' for name in options)}": dict(
         objective=objective, queue_size=queue_size, **options
@@ -137,6 +138,8 @@ STEPS = {
         ("albef", 40, {"local_loss": False}),
         ("sacl_distilled", 40, {"loss_block_size": 7}),
         ("sacl", 40, {"contrastive_chunk_size": 3}),
+        ("infonce", 40, TERMS),
+        ("infonce", 40, {**TERMS, "local_loss": False, "contrastive_chunk_size": 3}),
     ]
 }
 
@@ -164,8 +167,9 @@ def step_of(folder, batch_size, **options):
         data_collator=lambda rows: rows,
     )
     # A teacher that differs from the model, and a queue with some of the batch's own pairs.
-    for parameter in trainer.teacher.model.parameters():
-        parameter += 0.05 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    for kept in (trainer.teacher, trainer.reference):
+        for parameter in kept.model.parameters() if kept is not None else ():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
     if trainer.queue is not None:
         embeds = nn.functional.normalize(torch.randn(2, 37, 20, generator=generator, dtype=torch.float64), dim=-1)
         trainer.queue.enqueue(*embeds, torch.arange(20, 57))
