@@ -42,14 +42,17 @@ class SaclTrainingArguments(TrainingArguments):
             `"dcl"` (no positive in the denominator), `"debiased"` (negatives corrected for positives among them),
             `"hcl"` (hard negatives count more), `"gist"` (what a guide finds closer than the pair is no negative),
             `"xclr"` (targets from a guide's similarities of texts), `"cwcl"` (every candidate a positive by its
-            similarity within a modality) or `"softclip"` (targets shared with similar pairs of the same modality).
+            similarity within a modality), `"softclip"` (targets shared with similar pairs of the same modality),
+            `"siglip"` (each pair judged by itself, for models with a `logit_bias`), `"filter"` (similar negatives
+            removed) or `"multi_positive"` (positives of one pair id do not compete with one another).
         regulation_strength (`float`, *optional*, defaults to 1.0):
             How strongly similar negatives are spared, >= 0: 1 is the paper's formula, 0 is InfoNCE.
         regulation_warmup (`float`, *optional*, defaults to 0.1):
             Share or steps over which the strength rises linearly from 0, since an early model knows little of
             similarity.
         filter_threshold (`float`, *optional*):
-            In (0, 1): remove negatives whose weight is under it, instead of regulating.
+            In (0, 1): remove negatives whose weight is under it, instead of regulating. For `"filter"`, which does
+            nothing else, 0.3 if it is not set.
         regulate_hard_negatives (`bool`, *optional*, defaults to `True`):
             Whether the hard negatives of image-text matching are drawn with the regulation weights too. A false
             negative labelled "no match" is the same mistake again.

@@ -7,7 +7,9 @@ from .decoupled import DecoupledObjective
 from .guided import CrossSampleObjective, GuidedNegativesObjective
 from .hard_negatives import DebiasedObjective, HardNegativesObjective
 from .infonce import InfoNCEObjective
-from .sacl import SaclObjective
+from .multi_positive import MultiPositiveObjective
+from .sacl import FilterObjective, SaclObjective
+from .siglip import SigmoidObjective
 from .soft_targets import ContinuousObjective, SoftAlignmentObjective
 
 
@@ -25,6 +27,9 @@ OBJECTIVES: dict[str, type[ContrastiveObjective]] = {
         CrossSampleObjective,
         ContinuousObjective,
         SoftAlignmentObjective,
+        SigmoidObjective,
+        FilterObjective,
+        MultiPositiveObjective,
     )
 }
 
@@ -40,11 +45,14 @@ __all__ = [
     "DebiasedObjective",
     "DecoupledObjective",
     "DistilledSaclObjective",
+    "FilterObjective",
     "GuidedNegativesObjective",
     "HardNegativesObjective",
     "InfoNCEObjective",
+    "MultiPositiveObjective",
     "ObjectiveOutput",
     "SaclObjective",
+    "SigmoidObjective",
     "SoftAlignmentObjective",
     "distillation_loss",
 ]
