@@ -141,6 +141,7 @@ class SaclForPreTraining(SaclWithMaskedLanguageHead, SaclForImageTextRetrieval):
             attention_mask (`torch.Tensor` of shape `(batch_size, length)`, *optional*).
             pair_ids (`torch.Tensor` of shape `(batch_size,)`, int64, *optional*):
                 Rows with equal ids are positives of one another, never negatives. Defaults to every row its own pair.
+                Images and texts beyond these rows are embedded, and take part in nothing else.
             mlm_input_ids (`torch.Tensor` of shape `(batch_size, length)`, int64, *optional*):
                 A masked copy of `input_ids`. Without it there is no MLM.
             mlm_positions (`torch.Tensor` of shape `(batch_size, masked)`, int64, *optional*):
@@ -173,7 +174,7 @@ class SaclForPreTraining(SaclWithMaskedLanguageHead, SaclForImageTextRetrieval):
         outputs = SaclForPreTrainingOutput()
         rows = FusionRows()
         vision_outputs, text_outputs = self._embed(
-            outputs, input_ids, pixel_values, attention_mask, interpolate_pos_encoding
+            outputs, input_ids, pixel_values, attention_mask, interpolate_pos_encoding, pair_ids
         )
         if with_itm:
             pairs = self._match_with_hard_negatives(
@@ -181,9 +182,10 @@ class SaclForPreTraining(SaclWithMaskedLanguageHead, SaclForImageTextRetrieval):
             )
             self._add_matching(rows, text_outputs, attention_mask, *pairs)
         if mlm_input_ids is not None:
-            masked_outputs = self.sacl.get_text_features(mlm_input_ids, attention_mask=attention_mask)
-            batch = torch.arange(len(input_ids), device=input_ids.device)
-            rows.add(masked_outputs.last_hidden_state, batch, attention_mask, positions=mlm_positions)
+            batch = torch.arange(len(mlm_input_ids), device=input_ids.device)
+            mask = None if attention_mask is None else attention_mask[: len(batch)]
+            masked_outputs = self.sacl.get_text_features(mlm_input_ids, attention_mask=mask)
+            rows.add(masked_outputs.last_hidden_state, batch, mask, positions=mlm_positions)
         fused = rows.fuse(self.sacl, vision_outputs, **kwargs) if rows.positions else []
         if with_itm:
             self._judge_matching(outputs, fused[0])

@@ -240,6 +240,7 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
             attention_mask (`torch.Tensor` of shape `(batch_size, length)`, *optional*).
             pair_ids (`torch.Tensor` of shape `(batch_size,)`, int64, *optional*):
                 Rows with equal ids are positives of one another, never negatives. Defaults to every row its own pair.
+                Images and texts beyond these rows are embedded, and take part in nothing else.
             with_itm (`bool`, *optional*, defaults to `True`):
                 Whether to compute ITM.
             hard_negative_strength (`float`, *optional*, defaults to 0.0):
@@ -261,7 +262,7 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         outputs = SaclForImageTextRetrievalOutput()
         rows = FusionRows()
         vision_outputs, text_outputs = self._embed(
-            outputs, input_ids, pixel_values, attention_mask, interpolate_pos_encoding
+            outputs, input_ids, pixel_values, attention_mask, interpolate_pos_encoding, pair_ids
         )
         if with_itm:
             pairs = self._match_with_hard_negatives(
@@ -283,11 +284,16 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         pixel_values: torch.Tensor,
         attention_mask: torch.Tensor | None,
         interpolate_pos_encoding: bool,
+        pair_ids: torch.Tensor | None,
     ) -> tuple[SaclVisionOutput, ModelOutput]:
         """Both towers; the embeddings go into the outputs."""
-        if len(input_ids) != len(pixel_values):
+        num_texts, num_images = len(input_ids), len(pixel_values)
+        if pair_ids is None and num_texts != num_images:
+            raise ValueError(f"Text i belongs to image i, but there are {num_texts} texts and {num_images} images.")
+        if pair_ids is not None and min(num_texts, num_images) < len(pair_ids):
             raise ValueError(
-                f"Text i belongs to image i, but there are {len(input_ids)} texts and {len(pixel_values)} images."
+                f"Each of the {len(pair_ids)} `pair_ids` has an image and a text, but there are {num_texts} texts and "
+                f"{num_images} images."
             )
         vision_outputs = self.sacl.get_image_features(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
         text_outputs = self.sacl.get_text_features(input_ids, attention_mask=attention_mask)
@@ -319,11 +325,19 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
 
     def _add_losses(self, outputs: SaclForImageTextRetrievalOutput, pair_ids: torch.Tensor | None) -> None:
         """The contrastive loss, and the sum of all that there are."""
+        image_embeds, text_embeds = self._embeds_of_pairs(outputs, pair_ids)
         outputs.itc_loss = similarity_regulated_contrastive_loss(
-            outputs.image_embeds, outputs.text_embeds, outputs.logit_scale, pair_ids=pair_ids
+            image_embeds, text_embeds, outputs.logit_scale, pair_ids=pair_ids
         )
         parts = (outputs.itc_loss, outputs.itm_loss, outputs.get("mlm_loss"))
         outputs.loss = torch.stack([part for part in parts if part is not None]).sum()
+
+    def _embeds_of_pairs(
+        self, outputs: SaclForImageTextRetrievalOutput, pair_ids: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Those of the rows that are pairs."""
+        num_pairs = len(outputs.text_embeds) if pair_ids is None else len(pair_ids)
+        return outputs.image_embeds[:num_pairs], outputs.text_embeds[:num_pairs]
 
     def _match_with_hard_negatives(
         self,
@@ -334,11 +348,10 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         hard_share: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Texts and images to match: the pairs, then images with wrong texts, texts with wrong images. Labels too."""
-        batch = torch.arange(len(outputs.text_embeds), device=outputs.text_embeds.device)
+        image_embeds, text_embeds = self._embeds_of_pairs(outputs, pair_ids)
+        batch = torch.arange(len(text_embeds), device=text_embeds.device)
         positive_mask = find_positives(batch if pair_ids is None else pair_ids)
-        logits = contrastive_logits(
-            outputs.image_embeds.detach(), outputs.text_embeds.detach(), outputs.logit_scale.detach()
-        )
+        logits = contrastive_logits(image_embeds.detach(), text_embeds.detach(), outputs.logit_scale.detach())
         if similarity is not None and similarity.shape != logits.shape:
             raise ValueError(
                 f"`hard_negative_similarity` must have the shape (batch_size, batch_size) = {tuple(logits.shape)}, "

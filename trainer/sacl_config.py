@@ -111,10 +111,20 @@ class SaclTrainingArguments(TrainingArguments):
             Share of the tokens that is masked, when [`SaclTrainer`] makes the collator.
         alignment_uniformity_weight (`float`, *optional*, defaults to 0.0):
             Weight of [`~trainer.terms.AlignmentUniformityTerm`], which closes the gap between images and texts.
+        unimodal_self_supervision_weight (`float`, *optional*, defaults to 0.0):
+            Weight of [`~trainer.terms.UnimodalSelfSupervisionTerm`], which weakens backdoors in the data (CleanCLIP).
+            A data collator of your own has to make second views (`PairCollator(..., second_views=True)`). Not with
+            `cache_locked_towers`.
         off_diagonal_weight (`float`, *optional*, defaults to 0.0):
             Weight of [`~trainer.terms.OffDiagonalTerm`], which keeps what a model knew before it learns on.
         off_diagonal_temperature (`float`, *optional*, defaults to 1.0):
             Temperature of the similarities that it keeps, > 0.
+        mixup_weight (`float`, *optional*, defaults to 0.0):
+            Weight of [`~trainer.terms.MixupTerm`], in which a mixture of two pairs belongs to both. Not with
+            `cache_locked_towers`.
+        mixup_alpha (`float`, *optional*, defaults to 0.15):
+            The parameter of the Beta distribution that the shares of a mixture are drawn from, > 0: at 1 every share
+            is as likely as any, below it one of the two pairs mostly has nearly all.
         patch_selection_warmup (`float`, *optional*, defaults to 0.0):
             Share or steps over which the image tower comes to drop patches, in ten steps from none to what the model's
             configuration says (`SaclVisionConfig.patch_keep_rate`). Without effect if that keeps all.
@@ -230,11 +240,18 @@ class SaclTrainingArguments(TrainingArguments):
     alignment_uniformity_weight: float = field(
         default=0.0, metadata={"help": "Weight of alignment and uniformity, against the gap between modalities."}
     )
+    unimodal_self_supervision_weight: float = field(
+        default=0.0, metadata={"help": "Weight of self-supervision within images and texts, against backdoors."}
+    )
     off_diagonal_weight: float = field(
         default=0.0, metadata={"help": "Weight of keeping the similarities that the training starts with (Mod-X)."}
     )
     off_diagonal_temperature: float = field(
         default=1.0, metadata={"help": "Temperature of the similarities that off_diagonal_weight keeps."}
+    )
+    mixup_weight: float = field(default=0.0, metadata={"help": "Weight of mixtures of two pairs (M3CoL)."})
+    mixup_alpha: float = field(
+        default=0.15, metadata={"help": "Parameter of the Beta distribution of a mixture's shares."}
     )
 
     # Optimisation.
@@ -317,6 +334,13 @@ class SaclTrainingArguments(TrainingArguments):
                 f"With {' and '.join(terms)} the similarities of the whole batch are held at once, which "
                 f"`loss_block_size={self.loss_block_size}` is there to avoid: set `loss_block_size=None`."
             )
+        embedding = [name for name, term in TERMS.items() if term.rows and getattr(self, f"{name}_weight") > 0]
+        if embedding and self.cache_locked_towers:
+            raise ValueError(
+                f"`cache_locked_towers` knows what its towers say of the pairs, and not of what "
+                f"{' and '.join(f'`{name}_weight`' for name in embedding)} has them embed beside these: set "
+                "`cache_locked_towers=False`."
+            )
 
     def steps_of(self, share_or_steps: float, max_steps: int) -> float:
         """A *share or steps* argument as a number of steps."""
@@ -341,6 +365,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "mlm_probability": (0, 1),
     **{f"{name}_weight": (0, float("inf")) for name in TERMS},
     "off_diagonal_temperature": (1e-6, float("inf")),
+    "mixup_alpha": (1e-3, float("inf")),
     "patch_selection_warmup": (0, float("inf")),
     "contrastive_chunk_size": (1, float("inf")),
     "loss_block_size": (1, float("inf")),

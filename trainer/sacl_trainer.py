@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -50,7 +51,9 @@ from .sacl_config import GUIDE_SCHEDULES, SaclTrainingArguments
 from .saving import SavingTrainer
 from .sharding import gathered, make_sliceable, shard_beside, slice_again, whole
 from .stability import NonFiniteGuard
-from .terms import TERMS, TermBatch
+from .terms import TERMS, Mixture, TermBatch
+from .terms.mixup import mixture_of
+from .terms.rows import VIEW, append_rows, take_rows_off
 
 
 logger = logging.get_logger(__name__)
@@ -172,6 +175,7 @@ class SaclTrainer(SavingTrainer):
                 )
             data_collator = self._default_collator(model, processing_class, args)
         _warn_of_padding(data_collator, model)
+        _check_views(data_collator, args)
         if guide_model is not None and not isinstance(guide_model, Guide):
             if isinstance(guide_model, str):
                 guide_model = Guide.from_pretrained(guide_model)
@@ -205,6 +209,8 @@ class SaclTrainer(SavingTrainer):
         self._scalars = self._prepare_for_slicing() if self.is_fsdp_enabled else set()
         self.teacher = None if args.momentum is None else MomentumTeacher(self.model, args.momentum)
         self.terms = [term.from_arguments(args) for name, term in TERMS.items() if getattr(args, f"{name}_weight") > 0]
+        # What is embedded behind the pairs.
+        self._further_rows = tuple(dict.fromkeys(term.rows for term in self.terms if term.rows))
         # As the training starts, whatever it is resumed from: the checkpoint has it.
         self.reference = FrozenCopy(self.model) if any(term.needs_reference for term in self.terms) else None
         self.queue = FeatureQueue(args.queue_size) if args.queue_size > 0 else None
@@ -234,8 +240,8 @@ class SaclTrainer(SavingTrainer):
                 f"{type(processor.image_processor).__name__} gives each image a shape of its own, so images are not "
                 "augmented. Pass `data_collator=PairCollator(processor, image_transform=...)` to augment them."
             )
-            return plain
-        return plain.for_training()
+            return _with_views(plain, args)
+        return _with_views(plain.for_training(), args)
 
     def _guided(self, dataset: Any, guide: Guide | None) -> Any:
         """The training pairs, undecoded, with the features of the guide if there is one."""
@@ -273,6 +279,7 @@ class SaclTrainer(SavingTrainer):
                 the pairs.
         """
         self._set_patch_selection()
+        inputs = self._prepare_for_terms(inputs, training=model.training)
         teacher_outputs = self._ask_teacher(inputs)
         outputs = self._ask_model(model, inputs, teacher_outputs)
         counts = row_counts(inputs["pair_ids"])
@@ -307,6 +314,7 @@ class SaclTrainer(SavingTrainer):
         matching draws its hard negatives within a chunk.
         """
         self._set_patch_selection()
+        inputs = self._prepare_for_terms(inputs)
         chunks = split_batch(inputs, chunk_size)
         teachers = [self._ask_teacher(chunk) for chunk in chunks]
         references = [self._ask_reference(chunk) for chunk in chunks]
@@ -314,7 +322,7 @@ class SaclTrainer(SavingTrainer):
         for chunk in chunks:
             random_states.append(RandomState())
             with torch.no_grad():
-                embeddings.append(self._call(model, self.model, chunk, with_mlm=False, with_itm=False))
+                embeddings.append(self._embed_all(model, chunk, with_mlm=False, with_itm=False))
 
         cached = _concatenated(embeddings)
         cached |= {name: value.detach().clone() for name, value in self._scalars_of_contrast(embeddings[0]).items()}
@@ -339,7 +347,7 @@ class SaclTrainer(SavingTrainer):
                 parts = {name: value * _share_of_chunk(name, chunk, inputs) for name, value in losses.items()}
                 fusion = self._weighted_sum(parts) * share
                 rows = slice(index * chunk_size, (index + 1) * chunk_size)
-                carried = sum((outputs[name] * gradients[name][rows]).sum() for name in EMBEDDINGS)
+                carried = sum((outputs[name] * gradients[name][rows]).sum() for name in _embeddings_of(outputs))
                 if index == 0:
                     scalars = self._scalars_of_contrast(outputs)
                     carried = carried + sum(value * gradients[name] for name, value in scalars.items())
@@ -391,15 +399,19 @@ class SaclTrainer(SavingTrainer):
         similarity = None
         if teacher_outputs is not None:
             similarity = contrastive_logits(*_normalized(teacher_outputs))
-        return self._call(
+        return self._embed_all(
             model,
-            self.model,
             inputs,
             with_itm=self.args.itm_weight > 0,
             hard_negative_strength=self._regulation_strength() if self.args.regulate_hard_negatives else 0.0,
             hard_negative_similarity=similarity,
             hard_negative_share=self._ramp(self.args.hard_negative_warmup),
         )
+
+    def _embed_all(self, model: nn.Module, inputs: dict[str, torch.Tensor], **options: Any) -> ModelOutput:
+        """Calls the model with the pairs, and with the rows that terms want embedded too."""
+        outputs = self._call(model, self.model, append_rows(inputs, self._further_rows), **options)
+        return take_rows_off(outputs, inputs, self._further_rows)
 
     def _call(
         self, model: Callable[..., ModelOutput], unwrapped: nn.Module, inputs: dict[str, torch.Tensor], **options: Any
@@ -449,14 +461,21 @@ class SaclTrainer(SavingTrainer):
         )
         self._keep_for_queue(batch)
         result = self._objective_of(batch)(batch, block_size=self.args.loss_block_size)
-        for part in self._ask_terms(batch, reference_outputs, inputs, counts):
+        for part in self._ask_terms(batch, outputs, reference_outputs, inputs, counts):
             result.losses |= part.losses
             result.metrics |= part.metrics
         return result
 
+    def _prepare_for_terms(self, inputs: dict[str, torch.Tensor], training: bool = True) -> dict[str, torch.Tensor]:
+        """A batch of the training with what terms add to it; one of an evaluation as it is."""
+        for term in self.terms if training else ():
+            inputs = term.prepare(inputs)
+        return inputs
+
     def _ask_terms(
         self,
         batch: ContrastiveBatch,
+        outputs: ModelOutput | dict[str, torch.Tensor],
         reference_outputs: ModelOutput | dict[str, torch.Tensor] | None,
         inputs: dict[str, torch.Tensor],
         counts: list[int],
@@ -467,11 +486,21 @@ class SaclTrainer(SavingTrainer):
         reference = None
         if reference_outputs is not None:
             reference = self._compare(PairFeatures(*_normalized(reference_outputs), inputs["pair_ids"]), counts, None)
+        views = mixture = None
+        if "view_image_embeds" in outputs:
+            own = PairFeatures(*_normalized(outputs, VIEW), inputs["pair_ids"])
+            views = PairFeatures(*(gather(tensor, counts) for tensor in own))
+        if "mixed_image_embeds" in outputs:
+            mixed = mixture_of(outputs, inputs)
+            all_mixed = Mixture(*(gather(tensor, counts) for tensor in mixed))
+            mixture = (mixed if self.args.local_loss else all_mixed, all_mixed)
         seen = TermBatch(
             # The objective's own comparison, without the queue: nothing is gathered twice.
             student=Comparison(batch.student.anchors, batch.student.candidates[:1]),
             logit_scale=batch.logit_scale,
             reference=reference,
+            views=views,
+            mixture=mixture,
         )
         return [term(seen) for term in self.terms if self.model.training or term.is_given(inputs)]
 
@@ -908,7 +937,12 @@ def _guide_features(inputs: dict[str, torch.Tensor]) -> PairFeatures | None:
 
 def _concatenated(chunks: list[ModelOutput]) -> dict[str, torch.Tensor]:
     """The embeddings of a batch from those of its chunks."""
-    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in EMBEDDINGS}
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in _embeddings_of(chunks[0])}
+
+
+def _embeddings_of(outputs: ModelOutput) -> list[str]:
+    """The names of the embeddings of the pairs, and of what terms want embedded too."""
+    return [name for name in outputs if name.endswith(EMBEDDINGS)]
 
 
 def _share_of_process(counts: list[int], rows: int) -> float:
@@ -924,11 +958,11 @@ def _share_of_chunk(name: str, chunk: dict[str, torch.Tensor], batch: dict[str, 
     return len(chunk["pair_ids"]) / len(batch["pair_ids"])
 
 
-def _normalized(outputs: ModelOutput) -> tuple[torch.Tensor, torch.Tensor]:
+def _normalized(outputs: ModelOutput, prefix: str = "") -> tuple[torch.Tensor, torch.Tensor]:
     """Embeddings of unit length, whether or not the model returns them so."""
     return (
-        nn.functional.normalize(outputs["image_embeds"], dim=-1),
-        nn.functional.normalize(outputs["text_embeds"], dim=-1),
+        nn.functional.normalize(outputs[f"{prefix}image_embeds"], dim=-1),
+        nn.functional.normalize(outputs[f"{prefix}text_embeds"], dim=-1),
     )
 
 
@@ -938,6 +972,23 @@ def _warn_of_padding(collator: Any, model: nn.Module) -> None:
         logger.warning(
             f"`{type(model).__name__}` was trained with captions padded and cut to {fitting.max_length} tokens, which "
             "the data collator does not do: pass `data_collator.for_model(model)`."
+        )
+
+
+def _wants_views(args: SaclTrainingArguments) -> bool:
+    return any(term.rows == VIEW and getattr(args, f"{name}_weight") > 0 for name, term in TERMS.items())
+
+
+def _with_views(collator: PairCollator, args: SaclTrainingArguments) -> PairCollator:
+    return replace(collator, second_views=True) if _wants_views(args) else collator
+
+
+def _check_views(collator: Any, args: SaclTrainingArguments) -> None:
+    """What another collator makes is seen in its first batch."""
+    if isinstance(collator, PairCollator) and _wants_views(args) and not collator.second_views:
+        raise ValueError(
+            "`unimodal_self_supervision_weight` compares two views of each image and text, and the data collator "
+            "makes one: pass `dataclasses.replace(data_collator, second_views=True)`, or no `data_collator`."
         )
 
 

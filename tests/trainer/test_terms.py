@@ -4,22 +4,36 @@
 import json
 import math
 import os
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from modeling_sacl import SaclModel
+from tests.trainer.conftest import draw_shape
 from tests.trainer.dual_encoders import make_dual_encoder
-from trainer import TERMS, SaclTrainer, SaclTrainingArguments
+from trainer import TERMS, PairCollator, SaclTrainer, SaclTrainingArguments
+from trainer.data.seeding import ROW_SEED
+from trainer.data.views import second_text, vary_words
 from trainer.momentum import FrozenCopy
 from trainer.objectives import Comparison, InfoNCEObjective
 from trainer.queue import PairFeatures
 from trainer.run_facts import collect_facts, describe_objective
 from trainer.saving import TRAINING_STATE_NAME
-from trainer.terms import AlignmentUniformityTerm, OffDiagonalTerm, TermBatch
+from trainer.terms import (
+    AlignmentUniformityTerm,
+    Mixture,
+    MixupTerm,
+    OffDiagonalTerm,
+    TermBatch,
+    UnimodalSelfSupervisionTerm,
+)
 from trainer.terms.alignment_uniformity import uniformity
+from trainer.terms.mixup import draw_mixture
+from trainer.terms.rows import append_rows, take_rows_off
 
 
 CONTRAST = {"itm_weight": 0.0, "mlm_weight": 0.0, "momentum": None}
@@ -44,7 +58,19 @@ def term_batch(seed=0, dtype=torch.float64, pair_ids=PAIR_IDS):
         student=comparison(seed, dtype, pair_ids),
         logit_scale=torch.tensor(4.0, dtype=dtype, requires_grad=True),
         reference=comparison(seed + 100, dtype, pair_ids, dim=4),
+        views=comparison(seed + 200, dtype, pair_ids).anchors,
+        mixture=(mixture(seed + 300, dtype, pair_ids),) * 2,
     )
+
+
+def mixture(seed, dtype, pair_ids):
+    """Each pair mixed with another, the last with itself."""
+    generator = torch.Generator().manual_seed(seed)
+    partner = torch.roll(torch.arange(len(pair_ids)), 1)
+    partner[[0, -1]] = partner[[-1, 0]].clone()
+    features = comparison(seed, dtype, pair_ids).anchors
+    share = torch.rand(len(pair_ids), generator=generator, dtype=torch.float64).to(dtype)
+    return Mixture(features.image_embeds, features.text_embeds, pair_ids, pair_ids[partner], share)
 
 
 def square(left, right):
@@ -96,15 +122,50 @@ def off_diagonal_reference(batch, temperature=1.0):
     return total
 
 
+def info_nce(anchors, candidates, targets, scale):
+    """Cross-entropy with the targets of each anchor, as a mean over the anchors."""
+    total = 0.0
+    for anchor, row in zip(anchors, targets, strict=True):
+        chances = softmax([scale * cosine(anchor, candidate) for candidate in candidates])
+        total -= math.fsum(target * math.log(chance) for target, chance in zip(row, chances, strict=True))
+    return total / len(anchors)
+
+
+def unimodal_reference(batch):
+    *ours, ids = features_of(batch.student)
+    theirs = [tensor.tolist() for tensor in batch.views[:2]]
+    even = [[float(b == a) / ids.count(a) for b in ids] for a in ids]
+    scale = batch.logit_scale.item()
+    return math.fsum(info_nce(ours[side], theirs[side], even, scale) / 2 for side in (0, 1))
+
+
+def mixup_reference(batch):
+    images, texts, ids = features_of(batch.student)
+    mixed_images, mixed_texts, _, partners, shares = (tensor.tolist() for tensor in batch.mixture[0])
+    size, scale = len(ids), batch.logit_scale.item()
+    parts = [[0.0] * size for _ in range(size)]
+    for i in range(size):
+        for k in range(size):
+            parts[i][k] += shares[i] / ids.count(ids[i]) * (ids[k] == ids[i])
+            parts[i][k] += (1 - shares[i]) / ids.count(partners[i]) * (ids[k] == partners[i])
+    columns = [list(column) for column in zip(*parts, strict=True)]
+    return math.fsum(
+        info_nce(mixed, others, parts, scale) / 4 + info_nce(others, mixed, columns, scale) / 4
+        for mixed, others in ((mixed_images, texts), (mixed_texts, images))
+    )
+
+
 SETTINGS = {
     "alignment_uniformity": (AlignmentUniformityTerm(), alignment_uniformity_reference),
+    "unimodal_self_supervision": (UnimodalSelfSupervisionTerm(), unimodal_reference),
+    "mixup": (MixupTerm(), mixup_reference),
     "off_diagonal": (OffDiagonalTerm(), off_diagonal_reference),
     "off_diagonal, cold": (OffDiagonalTerm(0.07), lambda batch: off_diagonal_reference(batch, 0.07)),
 }
 
 
 def leaves_of(batch):
-    return [*batch.student.anchors[:2], batch.logit_scale]
+    return [*batch.student.anchors[:2], *batch.views[:2], *batch.mixture[0][:2], batch.logit_scale]
 
 
 class TestFormulas:
@@ -141,7 +202,7 @@ class TestFormulas:
             torch.testing.assert_close(gradient, slopes, atol=1e-8, rtol=0)
 
     @pytest.mark.parametrize("setting", SETTINGS)
-    def test_only_the_student_gets_a_gradient(self, setting):
+    def test_the_model_of_the_beginning_gets_no_gradient(self, setting):
         term, _ = SETTINGS[setting]
         batch = term_batch(seed=3)
         term(batch).losses[f"{term.name}_loss"].backward()
@@ -260,7 +321,7 @@ class TestOffDiagonal:
     def test_without_a_reference_raises(self):
         batch = term_batch()
         batch.reference = None
-        with pytest.raises(ValueError, match="`off_diagonal`.*there is none"):
+        with pytest.raises(ValueError, match="`reference`.*there is none"):
             OffDiagonalTerm()(batch)
 
     @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
@@ -310,8 +371,154 @@ class TestArguments:
             make_arguments(loss_block_size=4, **{f"{name}_weight": 1.0})
         make_arguments(loss_block_size=4)
 
+    @pytest.mark.parametrize("name", ["unimodal_self_supervision", "mixup"])
+    def test_cached_towers_are_refused(self, make_arguments, name):
+        with pytest.raises(ValueError, match=f"`cache_locked_towers`.*`{name}_weight`"):
+            make_arguments(lock_vision=True, cache_locked_towers=True, **{f"{name}_weight": 1.0})
 
-WEIGHTS = {"alignment_uniformity_weight": 0.3, "off_diagonal_weight": 2.0, "off_diagonal_temperature": 0.1}
+
+class TestDrawnMixtures:
+    def test_images_are_mixed_in_their_shares(self):
+        torch.manual_seed(0)
+        inputs = {"pixel_values": torch.randn(6, 3, 4, 4, dtype=torch.float64), "pair_ids": torch.arange(6)}
+        drawn = draw_mixture(inputs, alpha=0.5)
+        for row in range(6):
+            share, partner = drawn["mixup_share"][row].item(), drawn["mixup_partner"][row].item()
+            expected = share * inputs["pixel_values"][row] + (1 - share) * inputs["pixel_values"][partner]
+            torch.testing.assert_close(drawn["mixed_pixel_values"][row], expected, atol=1e-12, rtol=0)
+        assert sorted(drawn["mixup_partner"].tolist()) == list(range(6))
+
+    @pytest.mark.parametrize("alpha", [0.15, 1.0, 5.0])
+    def test_shares_have_the_moments_of_the_distribution(self, alpha):
+        torch.manual_seed(0)
+        inputs = {"pixel_values": torch.zeros(20_000, 1), "pair_ids": torch.arange(20_000)}
+        share = draw_mixture(inputs, alpha)["mixup_share"]
+        assert share.mean().item() == pytest.approx(0.5, abs=0.02)
+        assert share.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)
+
+    def test_any_floats_are_images(self):
+        term = MixupTerm()
+        batch = {"pixel_values": torch.randn(4, 7), "pair_ids": torch.arange(4)}
+        assert term.prepare(batch)["mixed_pixel_values"].shape == (4, 7)
+        for wrong in ({}, {"pixel_values": torch.zeros(4, 7, dtype=torch.uint8)}):
+            with pytest.raises(ValueError, match="`mixup_weight` mixes `pixel_values`"):
+                term.prepare({"pair_ids": torch.arange(4), **wrong})
+
+    @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan")])
+    def test_alpha_is_above_zero(self, alpha):
+        with pytest.raises(ValueError, match="`alpha`.*above 0"):
+            MixupTerm(alpha)
+
+
+class TestRows:
+    def test_stand_behind_the_pairs_and_are_taken_off(self):
+        inputs = {name: torch.randn(2, 3) for name in ("pixel_values", "view_pixel_values", "mixed_pixel_values")}
+        inputs |= {"input_ids": torch.arange(8).view(2, 4), "view_input_ids": -torch.arange(8).view(2, 4)}
+        inputs["pair_ids"] = torch.arange(2)
+        widened = append_rows(inputs, ("view_", "mixed_"))
+        assert set(widened) == {"pixel_values", "input_ids", "pair_ids"}
+        outputs = {"image_embeds": widened["pixel_values"].clone(), "text_embeds": widened["input_ids"].clone()}
+        outputs = take_rows_off(outputs, inputs, ("view_", "mixed_"))
+        for name, source in (("image_embeds", "pixel_values"), ("text_embeds", "input_ids")):
+            for prefix in ("", "view_", "mixed_"):
+                if prefix + source in inputs:
+                    assert torch.equal(outputs[prefix + name], inputs[prefix + source])
+        assert "mixed_text_embeds" not in outputs
+
+    def test_what_no_term_wants_is_left_out(self):
+        inputs = {name: torch.randn(2, 3) for name in ("pixel_values", "view_pixel_values")}
+        assert append_rows(inputs, ()).keys() == {"pixel_values"}
+
+    def test_what_does_not_fit_is_named(self):
+        texts = {"input_ids": torch.zeros(2, 4), "view_input_ids": torch.zeros(2, 5)}
+        with pytest.raises(ValueError, match=r"`view_input_ids`, of shape \(2, 5\).*shape \(2, 4\)"):
+            append_rows(texts, ("view_",))
+        with pytest.raises(ValueError, match="no `view_attention_mask`"):
+            append_rows({**texts, "attention_mask": torch.ones(2, 4)}, ("view_",))
+
+
+class TestSecondViews:
+    def rows(self, **columns):
+        pictures = [draw_shape("red", "bus"), draw_shape("blue", "cat")]
+        return [{"image": picture, ROW_SEED: 7 + number, **columns} for number, picture in enumerate(pictures)]
+
+    def collator(self, processor, **options):
+        return replace(PairCollator(processor, **options).for_training(), second_views=True)
+
+    def test_first_views_are_what_they_are_without(self, tiny_processor):
+        rows = self.rows(captions=["a red bus", "a blue cat", "a green dog"])
+        collator = self.collator(tiny_processor)
+        with_views, without = collator(rows), replace(collator, second_views=False)(rows)
+        assert torch.equal(with_views["pixel_values"], without["pixel_values"])
+        assert torch.equal(with_views["input_ids"], without["input_ids"])
+        assert set(with_views) - set(without) == {"view_pixel_values", "view_input_ids", "view_attention_mask"}
+
+    def test_images_are_augmented_anew_and_texts_are_other_captions(self, tiny_processor):
+        rows = self.rows(captions=["a red bus", "a blue cat"])
+        batch = self.collator(tiny_processor)(rows)
+        assert batch["view_pixel_values"].shape == batch["pixel_values"].shape
+        assert not torch.equal(batch["view_pixel_values"], batch["pixel_values"])
+        decode = tiny_processor.tokenizer.batch_decode
+        first, second = (decode(batch[name], skip_special_tokens=True) for name in ("input_ids", "view_input_ids"))
+        assert all({one, two} == {"a red bus", "a blue cat"} for one, two in zip(first, second, strict=True))
+        again = self.collator(tiny_processor)(rows)
+        assert all(torch.equal(batch[name], again[name]) for name in batch)
+
+    def test_evaluation_has_none(self, tiny_processor):
+        batch = self.collator(tiny_processor).for_evaluation()(self.rows(caption="a red bus"))
+        assert not any(name.startswith("view_") for name in batch)
+
+    def test_without_augmentation_there_is_no_second_view(self, tiny_processor):
+        with pytest.raises(ValueError, match="`second_views`.*`image_transform`"):
+            PairCollator(tiny_processor, second_views=True)
+
+    def test_words_are_left_out_or_swapped(self):
+        torch.manual_seed(0)
+        text = "one two three four five six seven eight nine ten"
+        seen = [vary_words(text).split() for _ in range(200)]
+        lengths = [len(words) for words in seen]
+        assert set(lengths) == {9, 10} and 60 < lengths.count(9) < 140
+        for words in seen:
+            assert set(words) < set(text.split()) or sorted(words) == sorted(text.split())
+            assert words != text.split()
+        assert vary_words("one") == "one"
+        assert sorted({vary_words("one two") for _ in range(50)}) == ["one", "two", "two one"]
+
+    def test_a_caption_that_is_there_twice_is_no_other_caption(self):
+        torch.manual_seed(0)
+        assert {second_text(["a", "a", "b"], 0) for _ in range(20)} == {"b"}
+        assert second_text(["word", "word"], 0) == "word"
+
+
+WEIGHTS = {
+    "alignment_uniformity_weight": 0.3,
+    "unimodal_self_supervision_weight": 0.5,
+    "off_diagonal_weight": 2.0,
+    "off_diagonal_temperature": 0.1,
+    "mixup_weight": 0.7,
+    "mixup_alpha": 0.4,
+}
+# What evaluation, without second views and mixtures, measures too.
+EVALUATED = ("alignment_uniformity_weight", "off_diagonal_weight")
+
+
+@pytest.fixture
+def view_collator(tiny_processor) -> PairCollator:
+    """First views without chance; the second ones mirrored, and with words left out or swapped."""
+    chance = {"caption_sampling": "first", "deterministic_masking": True, "second_views": True}
+    return PairCollator(tiny_processor, MirrorTheSecond(), **chance)
+
+
+class MirrorTheSecond:
+    """Every other picture of a row is mirrored."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, image):
+        self.calls += 1
+        pixels = pil_to_tensor(image)
+        return pixels if self.calls % 2 else pixels.flip(-1)
 
 
 def curves(trainer, name):
@@ -320,12 +527,12 @@ def curves(trainer, name):
 
 class TestTraining:
     @pytest.fixture
-    def trained(self, make_trainer, make_model, pairs):
+    def trained(self, make_trainer, make_model, pairs, view_collator):
         def run(model=None, **options):
             trainer = make_trainer(
                 make_model(SaclModel) if model is None else model,
                 **{**CONTRAST, "objective": "infonce", "queue_size": 7, "max_steps": 3, **options},
-                trainer_options={"eval_dataset": pairs},
+                trainer_options={"eval_dataset": pairs, "data_collator": view_collator},
             )
             trainer.train()
             return trainer
@@ -334,7 +541,8 @@ class TestTraining:
 
     def test_weight_zero_changes_nothing(self, trained):
         """Bit for bit, and nothing more is logged."""
-        plain, off = trained(), trained(**dict.fromkeys(WEIGHTS, 0.0) | {"off_diagonal_temperature": 0.1})
+        off = trained(**{name: 0.0 for name in WEIGHTS if name.endswith("_weight")}, mixup_alpha=2.0)
+        plain = trained()
         assert off.terms == [] and off.reference is None
         assert curves(plain, "loss") == curves(off, "loss")
         names = [set(entry) for entry in plain.state.log_history]
@@ -350,6 +558,8 @@ class TestTraining:
         for total, contrast, loss in rows:
             assert total == pytest.approx(contrast + WEIGHTS[weight] * loss, abs=1e-4)
         metrics = trainer.evaluate()
+        assert (f"eval_{name}" in metrics) == (weight in EVALUATED)
+        metrics.setdefault(f"eval_{name}", 0.0)
         assert metrics["eval_loss"] == pytest.approx(
             metrics["eval_itc_loss"] + WEIGHTS[weight] * metrics[f"eval_{name}"], abs=1e-4
         )
@@ -361,7 +571,8 @@ class TestTraining:
 
     def test_gradient_caching_changes_nothing(self, trained):
         whole, chunks = trained(**WEIGHTS), trained(**WEIGHTS, contrastive_chunk_size=4)
-        for name in ("loss", "alignment_uniformity_loss", "off_diagonal_loss"):
+        for name in ("loss", *(f"{name}_loss" for name in TERMS)):
+            assert len(curves(whole, name)) == 3
             assert curves(chunks, name) == pytest.approx(curves(whole, name), abs=1e-5), name
         for name, tensor in whole.model.state_dict().items():
             torch.testing.assert_close(chunks.model.state_dict()[name], tensor, atol=1e-5, rtol=0)
@@ -374,13 +585,83 @@ class TestTraining:
         with pytest.raises(FloatingPointError, match="alignment_uniformity_loss is not finite"):
             trained(alignment_uniformity_weight=1.0)
 
-    @pytest.mark.parametrize("family", ["clip", "siglip2"])
+    @pytest.mark.parametrize("family", ["clip", "siglip", "vision_and_text"])
     def test_any_dual_encoder(self, family, tiny_tokenizer, make_arguments, pairs):
+        """With the collator that the trainer makes."""
         model, processor = make_dual_encoder(family, tiny_tokenizer)
         args = make_arguments(**CONTRAST, **WEIGHTS, objective="infonce")
         trainer = SaclTrainer(model, args, train_dataset=pairs, processing_class=processor)
+        assert trainer.data_collator.second_views and not trainer.eval_collator.second_views
         trainer.train()
-        assert all(math.isfinite(value) for value in curves(trainer, "off_diagonal_loss"))
+        for name in TERMS:
+            assert len(curves(trainer, f"{name}_loss")) == 2
+            assert all(math.isfinite(value) for value in curves(trainer, f"{name}_loss"))
+
+    def test_images_of_any_shape_are_not_mixed(self, tiny_tokenizer, make_arguments, pairs):
+        model, processor = make_dual_encoder("siglip2", tiny_tokenizer)
+        args = make_arguments(**CONTRAST, mixup_weight=1.0, objective="infonce")
+        trainer = SaclTrainer(model, args, train_dataset=pairs, processing_class=processor)
+        with pytest.raises(ValueError, match="`mixup_weight` mixes `pixel_values`.*spatial_shapes"):
+            trainer.train()
+
+    def test_the_model_is_called_once(self, make_trainer, make_model, view_collator, pairs):
+        trainer = make_trainer(
+            make_model(SaclModel),
+            **CONTRAST | {"max_steps": 1},
+            **WEIGHTS,
+            trainer_options={"data_collator": view_collator},
+        )
+        calls = []
+        trainer.model.register_forward_hook(
+            lambda module, given, output: calls.append((len(output.image_embeds), len(output.text_embeds)))
+        )
+        trainer.train()
+        assert calls == [(18, 12)]  # six pairs; as many second views of both, as many mixed images
+
+    def test_matching_and_language_modeling_see_the_pairs_alone(self, make_trainer, make_model, view_collator, pairs):
+        """With weights next to nothing, the losses are those of a training without terms."""
+        options = {"momentum": None, "max_steps": 2, "trainer_options": {"data_collator": view_collator}}
+        plain = make_trainer(**options)
+        with_terms = make_trainer(unimodal_self_supervision_weight=1e-12, **options)
+        for trainer in (plain, with_terms):
+            trainer.train()
+        for name in ("itc_loss", "itm_loss", "mlm_loss"):
+            assert curves(with_terms, name) == pytest.approx(curves(plain, name), abs=1e-4), name
+        mixed = make_trainer(mixup_weight=1.0, **options)
+        mixed.train()
+        assert all(math.isfinite(value) for value in curves(mixed, "loss"))
+
+    @pytest.mark.parametrize("weight", ["unimodal_self_supervision_weight", "mixup_weight"])
+    def test_a_resumed_run_draws_the_same(self, make_trainer, make_model, tiny_processor, tmp_path, weight):
+        def start(folder, seed):
+            options = {"save_strategy": "steps", "save_steps": 1, "output_dir": str(tmp_path / folder), "max_steps": 3}
+            collator = PairCollator(tiny_processor, mlm_probability=0.0).for_training()
+            return make_trainer(
+                make_model(SaclModel, seed=seed),
+                **CONTRAST,
+                **options,
+                **{weight: 1.0},
+                trainer_options={"data_collator": replace(collator, second_views=True)},
+            )
+
+        whole = start("whole", 0)
+        whole.train()
+        resumed = start("resumed", 5)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-1"))
+        assert curves(resumed, "loss") == curves(whole, "loss")
+        for name, tensor in whole.model.state_dict().items():
+            assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+
+    def test_a_collator_without_second_views_is_refused(self, make_trainer, make_model, plain_collator):
+        options = {**CONTRAST, "unimodal_self_supervision_weight": 1.0}
+        with pytest.raises(ValueError, match="second_views=True"):
+            make_trainer(make_model(SaclModel), **options)
+        # Of a collator that is not ours it is seen in the first batch.
+        trainer = make_trainer(
+            make_model(SaclModel), **options, trainer_options={"data_collator": lambda rows: plain_collator(rows)}
+        )
+        with pytest.raises(ValueError, match="needs `view_pixel_values` and `view_input_ids`.*has `pixel_values`"):
+            trainer.train()
 
 
 class TestReference:

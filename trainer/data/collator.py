@@ -17,6 +17,7 @@ from ..embedding import text_options
 from .pairs import NO_CAPTION, NO_IMAGE, clean_captions, content_pair_id, hash_63_bits, pair_ids_tensor
 from .seeding import ROW_SEED, seeded
 from .transforms import ImageDecodingError, decode_image, pair_augmentation, to_rgb
+from .views import second_text
 
 
 logger = logging.get_logger(__name__)
@@ -292,6 +293,12 @@ class PairCollator(ImageTextCollator):
     - `mlm_positions`: int64, `[batch, masked]`: the positions to predict, in order, padded with 0;
     - `mlm_labels`: int64, `[batch, masked]`: the original tokens there, -100 at the padding.
 
+    and with `second_views`
+
+    - `view_pixel_values` (and what the image processor returns with them), `view_input_ids` and `view_attention_mask`:
+      a second view of each image, which is the augmentation drawn again, and of each text, which is another caption of
+      the pair, or the same with words left out or swapped; of the shapes of the first.
+
     Giving positions rather than labels of full length lets the language-modelling head run on these positions alone,
     without a device synchronisation. Special tokens, unknown ones among them, and padding are never predicted; if a
     row has any other token, at least one is.
@@ -326,6 +333,9 @@ class PairCollator(ImageTextCollator):
             Which of several captions is used: `"random"` or `"first"`.
         deterministic_masking (`bool`, *optional*, defaults to `False`):
             Whether the mask of a text depends on its tokens alone, so that evaluations are comparable.
+        second_views (`bool`, *optional*, defaults to `False`):
+            Whether to make second views, which `unimodal_self_supervision_weight` of [`SaclTrainingArguments`] needs.
+            The first ones stay as they are. It needs an `image_transform` with chance, and reads images twice.
 
     Raises:
         ValueError: At construction, if an argument is out of its range or the processor lacks what is needed; when
@@ -350,10 +360,16 @@ class PairCollator(ImageTextCollator):
     mlm_probability: float = 0.15
     caption_sampling: str = "random"
     deterministic_masking: bool = False
+    second_views: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         tokenizer = self.processor.tokenizer
+        if self.second_views and self.image_transform is None:
+            raise ValueError(
+                "`second_views` of images are made by an `image_transform` that draws anew each time: pass "
+                "`image_transform=pair_augmentation(...)`, or `replace(collator.for_training(), second_views=True)`."
+            )
         if not 0 <= self.mlm_probability <= 1:
             raise ValueError(f"`mlm_probability` is a share, from 0 to 1, got {self.mlm_probability!r}.")
         if self.caption_sampling not in ("random", "first"):
@@ -377,7 +393,8 @@ class PairCollator(ImageTextCollator):
         Returns:
             [`PairCollator`]: A copy with counts of its own.
         """
-        return replace(super().for_evaluation(), caption_sampling="first", deterministic_masking=True)
+        without_chance = {"caption_sampling": "first", "deterministic_masking": True}
+        return replace(self, image_transform=None, second_views=False, **without_chance)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """
@@ -389,10 +406,18 @@ class PairCollator(ImageTextCollator):
             `dict[str, torch.Tensor]`: The batch described above, of at most `len(rows)` pairs.
         """
         given = [name for name in _FEATURE_COLUMNS if rows and name in rows[0]]
-        images, captions, identifiers, features, seeds = self._read_usable(rows, partial(self._read, given=given))
-        tokens = self._tokens(captions)
+        images, captions, identifiers, features, seeds, views = self._read_usable(
+            rows, partial(self._read, given=given)
+        )
+        # With their second views, so that both are padded to one length.
+        all_tokens = self._tokens([*captions, *(text for _, text in filter(None, views))])
+        tokens = {name: tensor[: len(captions)] for name, tensor in all_tokens.items()}
         batch = {} if TOWER_COLUMNS["vision"] in given else self._pixels(images)
         batch.update(self._text_inputs(tokens))
+        if self.second_views:
+            second = self._text_inputs({name: tensor[len(captions) :] for name, tensor in all_tokens.items()})
+            second |= {} if TOWER_COLUMNS["vision"] in given else self._pixels([image for image, _ in views])
+            batch.update({f"view_{name}": tensor for name, tensor in second.items()})
         batch["pair_ids"] = pair_ids_tensor(identifiers)
         batch.update(zip(given, map(torch.stack, zip(*features, strict=True)), strict=True))
         if self.mlm_probability:
@@ -403,7 +428,10 @@ class PairCollator(ImageTextCollator):
     # Reading rows
 
     def _read(self, row: Mapping[str, Any], given: list[str]) -> tuple[Any, ...]:
-        """Image (`None` where a locked tower has read it already), caption, pair id, features, seed."""
+        """
+        Image (`None` where a locked tower has read it already), caption, pair id, features, seed, and second views of
+        image and caption if there are any.
+        """
         check_columns(
             row,
             ("image", TOWER_COLUMNS["vision"]),
@@ -419,7 +447,11 @@ class PairCollator(ImageTextCollator):
         image = None if TOWER_COLUMNS["vision"] in row else self._read_image(row["image"])
         identifier = content_pair_id(row) if row.get("pair_id") is None else row["pair_id"]
         features = [self._read_features(row, name) for name in given]
-        return image, captions[index], identifier, features, row.get(ROW_SEED)
+        views = None
+        if self.second_views:
+            # Drawn last, so that the first views are what they are without.
+            views = (None if image is None else self._read_image(row["image"]), second_text(captions, index))
+        return image, captions[index], identifier, features, row.get(ROW_SEED), views
 
     @staticmethod
     def _read_features(row: Mapping[str, Any], name: str) -> torch.Tensor:

@@ -2,16 +2,23 @@
 """Losses that stand beside any contrastive objective: each with its formula, its source and its citation."""
 
 from .alignment_uniformity import AlignmentUniformityTerm
-from .base import AdditiveTerm, TermBatch
+from .base import AdditiveTerm, Mixture, TermBatch
+from .mixup import MixupTerm
 from .off_diagonal import OffDiagonalTerm
+from .unimodal import UnimodalSelfSupervisionTerm
 
 
-TERMS: dict[str, type[AdditiveTerm]] = {term.name: term for term in (AlignmentUniformityTerm, OffDiagonalTerm)}
+TERMS: dict[str, type[AdditiveTerm]] = {
+    term.name: term for term in (AlignmentUniformityTerm, UnimodalSelfSupervisionTerm, OffDiagonalTerm, MixupTerm)
+}
 
 __all__ = [
     "TERMS",
     "AdditiveTerm",
     "AlignmentUniformityTerm",
+    "Mixture",
+    "MixupTerm",
     "OffDiagonalTerm",
     "TermBatch",
+    "UnimodalSelfSupervisionTerm",
 ]

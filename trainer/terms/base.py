@@ -3,11 +3,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 
 from ..objectives.base import Comparison, ContrastiveBatch, ObjectiveOutput
+from ..queue import PairFeatures
+
+
+class Mixture(NamedTuple):
+    """
+    Pairs mixed with others: L2-normalised embeddings of the mixed images and texts, of shape `(num_pairs, dim)`, the
+    ids of the pair and of its partner, and the share of the pair itself, of shape `(num_pairs,)`.
+    """
+
+    image_embeds: torch.Tensor
+    text_embeds: torch.Tensor
+    pair_ids: torch.Tensor
+    partner_ids: torch.Tensor
+    share: torch.Tensor
 
 
 @dataclass
@@ -19,9 +33,22 @@ class TermBatch(ContrastiveBatch):
     Args:
         reference ([`Comparison`], *optional*):
             The same pairs as the model saw them when the training began.
+        views ([`~trainer.queue.PairFeatures`], *optional*):
+            Second views of the candidates, in their order.
+        mixture (`tuple[Mixture, Mixture]`, *optional*):
+            The anchors mixed with others, and the candidates.
     """
 
     reference: Comparison | None = None
+    views: PairFeatures | None = None
+    mixture: tuple[Mixture, Mixture] | None = None
+
+    def require(self, name: str) -> Any:
+        """A part that may be absent; a ValueError if it is."""
+        part = getattr(self, name)
+        if part is None:
+            raise ValueError(f"A term needs the `{name}` of a batch; there is none.")
+        return part
 
 
 class AdditiveTerm:
@@ -34,6 +61,7 @@ class AdditiveTerm:
         citation (`str`): BibTeX of its source, for model cards.
         reads (`tuple[str, ...]`): what it needs of a batch beside the pairs. Batches of an evaluation are made without
             chance, so they may lack it: then the term is left out.
+        rows (`str`): the prefix in a batch of the rows that it wants embedded with the pairs, if any.
         needs_reference (`bool`): whether it compares with the model of the beginning, of which the trainer then keeps
             a copy.
     """
@@ -41,6 +69,7 @@ class AdditiveTerm:
     name: ClassVar[str]
     citation: ClassVar[str]
     reads: ClassVar[tuple[str, ...]] = ()
+    rows: ClassVar[str] = ""
     needs_reference: ClassVar[bool] = False
 
     @classmethod
@@ -51,6 +80,22 @@ class AdditiveTerm:
     def is_given(self, inputs: Mapping[str, Any]) -> bool:
         """Whether a batch has what the term reads."""
         return all(name in inputs for name in self.reads)
+
+    def prepare(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        A batch of the training with what the term adds to it before the model is called.
+
+        Raises:
+            ValueError: if the batch lacks what the term reads.
+        """
+        missing = [name for name in self.reads if name not in inputs]
+        if missing:
+            raise ValueError(
+                f"`{self.name}_weight` needs {' and '.join(f'`{name}`' for name in missing)} in every batch of the "
+                f"training, and this one has {', '.join(f'`{name}`' for name in inputs)}. Have the data collator make "
+                f"them, as `PairCollator(..., second_views=True)` does, or set `{self.name}_weight=0`."
+            )
+        return dict(inputs)
 
     def get_config_dict(self) -> dict:
         """The settings that this term adds, for model cards and configs."""
@@ -65,4 +110,4 @@ class AdditiveTerm:
         return ObjectiveOutput(losses={f"{self.name}_loss": loss}, metrics=detached)
 
 
-__all__ = ["AdditiveTerm", "TermBatch"]
+__all__ = ["AdditiveTerm", "Mixture", "TermBatch"]

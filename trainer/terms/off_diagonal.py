@@ -87,11 +87,10 @@ class OffDiagonalTerm(AdditiveTerm):
         return {"off_diagonal_temperature": self.temperature}
 
     def __call__(self, batch: TermBatch) -> ObjectiveOutput:
-        if batch.reference is None:
-            raise ValueError(f"The term `{self.name}` compares with the model of the beginning; there is none.")
+        reference = batch.require("reference")
         (image_to_text, images_kept), (text_to_image, texts_kept) = (
             off_diagonal_divergence(now, before, batch.positive_mask, self.temperature)
-            for now, before in zip(batch.student.logits(), batch.reference.logits(), strict=True)
+            for now, before in zip(batch.student.logits(), reference.logits(), strict=True)
         )
         return self._output((image_to_text + text_to_image) / 2, off_diagonal_kept=(images_kept + texts_kept) / 2)
 
