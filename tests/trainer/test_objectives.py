@@ -369,7 +369,7 @@ class TestDistillationLoss:
 class TestSelfDescription:
     def test_keys_are_the_names(self):
         others = ["dcl", "debiased", "hcl", "gist", "xclr", "cwcl", "softclip"]
-        pairwise = ["siglip", "filter", "multi_positive"]
+        pairwise = ["siglip", "filter", "multi_positive", "graded"]
         assert list(OBJECTIVES) == OF_THIS_FILE + others + pairwise
         assert all(name == objective.name for name, objective in OBJECTIVES.items())
 

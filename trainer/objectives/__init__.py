@@ -4,6 +4,7 @@
 from .albef import AlbefObjective, DistilledSaclObjective, distillation_loss
 from .base import BothDirections, Comparison, ContrastiveBatch, ContrastiveObjective, ObjectiveOutput
 from .decoupled import DecoupledObjective
+from .graded import GradedObjective
 from .guided import CrossSampleObjective, GuidedNegativesObjective
 from .hard_negatives import DebiasedObjective, HardNegativesObjective
 from .infonce import InfoNCEObjective
@@ -30,6 +31,7 @@ OBJECTIVES: dict[str, type[ContrastiveObjective]] = {
         SigmoidObjective,
         FilterObjective,
         MultiPositiveObjective,
+        GradedObjective,
     )
 }
 
@@ -46,6 +48,7 @@ __all__ = [
     "DecoupledObjective",
     "DistilledSaclObjective",
     "FilterObjective",
+    "GradedObjective",
     "GuidedNegativesObjective",
     "HardNegativesObjective",
     "InfoNCEObjective",

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from modeling_sacl.loss_sacl import filter_log_weights, log_regulation_weights
+from modeling_sacl.loss_sacl import filter_log_weights, full_precision, log_regulation_weights
 
 from .base import BothDirections, ContrastiveBatch, ContrastiveObjective, streamed_features
 
@@ -28,6 +28,9 @@ class SaclObjective(ContrastiveObjective):
         filter_threshold (`float`, *optional*):
             In (0, 1): remove the negatives whose weight is under it and leave the others at 1 ("ALBEF++" in the
             paper's section 4.3), instead of regulating.
+        quantile (`float`, *optional*):
+            In (0, 1), ours: regulate only above this quantile of an anchor's similarities, which is the similarity of
+            all below. In a random batch most negatives are true ones, however their similarities differ.
 
     Source: Jiang et al., ACL 2023 ([arXiv 2305.04474](https://huggingface.co/papers/2305.04474)), where it is SRCL.
     """
@@ -40,16 +43,24 @@ class SaclObjective(ContrastiveObjective):
     year = {2023},
 }"""
 
-    def __init__(self, filter_threshold: float | None = None):
+    def __init__(self, filter_threshold: float | None = None, quantile: float | None = None):
+        if quantile is not None and not 0 < quantile < 1:
+            raise ValueError(f"`quantile` is of the similarities of an anchor's negatives, in (0, 1); got {quantile}.")
         self.filter_threshold = filter_threshold
+        self.quantile = quantile
 
     @classmethod
     def from_arguments(cls, args: Any) -> "SaclObjective":
-        return cls(filter_threshold=args.filter_threshold)
+        return cls(filter_threshold=args.filter_threshold, quantile=args.regulation_quantile)
 
     def get_log_weights(self, batch: ContrastiveBatch) -> BothDirections | None:
+        negatives = ~batch.positive_mask
         image_to_text, text_to_image = (
-            log_regulation_weights(similarity, strength=batch.regulation_strength, negative_mask=~batch.positive_mask)
+            log_regulation_weights(
+                similarity if self.quantile is None else _raised_to_quantile(similarity, negatives, self.quantile),
+                strength=batch.regulation_strength,
+                negative_mask=negatives,
+            )
             for similarity in batch.similarity
         )
         if self.filter_threshold is None:
@@ -60,6 +71,8 @@ class SaclObjective(ContrastiveObjective):
         )
 
     def get_streamed_options(self, batch: ContrastiveBatch) -> dict[str, Any]:
+        if self.quantile is not None:
+            raise ValueError("A quantile needs all similarities of an anchor at once: set `loss_block_size=None`.")
         return {
             "strength": batch.regulation_strength,
             "filter_threshold": self.filter_threshold,
@@ -94,7 +107,15 @@ class SaclObjective(ContrastiveObjective):
         return metrics
 
     def get_config_dict(self) -> dict:
-        return {"filter_threshold": self.filter_threshold}
+        return {"filter_threshold": self.filter_threshold, "regulation_quantile": self.quantile}
+
+
+def _raised_to_quantile(similarity: torch.Tensor, negatives: torch.Tensor, quantile: float) -> torch.Tensor:
+    """Similarities of which those under the quantile of an anchor's negatives are that quantile."""
+    similarity = full_precision(similarity)
+    floor = torch.where(negatives, similarity, torch.nan).nanquantile(quantile, dim=-1, keepdim=True)
+    # An anchor without a negative has no quantile, and nothing to weigh; a NaN is to be seen.
+    return torch.where(floor.isnan(), similarity, similarity.maximum(floor))
 
 
 class FilterObjective(SaclObjective):
