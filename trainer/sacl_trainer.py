@@ -489,7 +489,8 @@ class SaclTrainer(SavingTrainer):
         views = mixture = None
         if "view_image_embeds" in outputs:
             own = PairFeatures(*_normalized(outputs, VIEW), inputs["pair_ids"])
-            views = PairFeatures(*(gather(tensor, counts) for tensor in own))
+            everyones = PairFeatures(*(gather(tensor, counts) for tensor in own))
+            views = (own if self.args.local_loss else everyones, everyones)
         if "mixed_image_embeds" in outputs:
             mixed = mixture_of(outputs, inputs)
             all_mixed = Mixture(*(gather(tensor, counts) for tensor in mixed))

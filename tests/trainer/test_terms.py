@@ -58,7 +58,7 @@ def term_batch(seed=0, dtype=torch.float64, pair_ids=PAIR_IDS):
         student=comparison(seed, dtype, pair_ids),
         logit_scale=torch.tensor(4.0, dtype=dtype, requires_grad=True),
         reference=comparison(seed + 100, dtype, pair_ids, dim=4),
-        views=comparison(seed + 200, dtype, pair_ids).anchors,
+        views=(comparison(seed + 200, dtype, pair_ids).anchors,) * 2,
         mixture=(mixture(seed + 300, dtype, pair_ids),) * 2,
     )
 
@@ -133,10 +133,14 @@ def info_nce(anchors, candidates, targets, scale):
 
 def unimodal_reference(batch):
     *ours, ids = features_of(batch.student)
-    theirs = [tensor.tolist() for tensor in batch.views[:2]]
-    even = [[float(b == a) / ids.count(a) for b in ids] for a in ids]
-    scale = batch.logit_scale.item()
-    return math.fsum(info_nce(ours[side], theirs[side], even, scale) / 2 for side in (0, 1))
+    theirs = [tensor.tolist() for tensor in batch.views[0][:2]]
+    total, scale = 0.0, batch.logit_scale.item()
+    for i in range(len(ids)):
+        others = [j for j in range(len(ids)) if ids[j] != ids[i]]
+        for side in (0, 1):
+            chances = softmax([scale * cosine(ours[side][i], theirs[side][j]) for j in (i, *others)])
+            total -= math.log(chances[0]) / 2 / len(ids)
+    return total
 
 
 def mixup_reference(batch):
@@ -165,7 +169,7 @@ SETTINGS = {
 
 
 def leaves_of(batch):
-    return [*batch.student.anchors[:2], *batch.views[:2], *batch.mixture[0][:2], batch.logit_scale]
+    return [*batch.student.anchors[:2], *batch.views[0][:2], *batch.mixture[0][:2], batch.logit_scale]
 
 
 class TestFormulas:

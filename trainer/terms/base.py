@@ -33,14 +33,14 @@ class TermBatch(ContrastiveBatch):
     Args:
         reference ([`Comparison`], *optional*):
             The same pairs as the model saw them when the training began.
-        views ([`~trainer.queue.PairFeatures`], *optional*):
-            Second views of the candidates, in their order.
+        views (`tuple[PairFeatures, PairFeatures]`, *optional*):
+            Second views of the anchors, and of the candidates, in their order.
         mixture (`tuple[Mixture, Mixture]`, *optional*):
             The anchors mixed with others, and the candidates.
     """
 
     reference: Comparison | None = None
-    views: PairFeatures | None = None
+    views: tuple[PairFeatures, PairFeatures] | None = None
     mixture: tuple[Mixture, Mixture] | None = None
 
     def require(self, name: str) -> Any:
