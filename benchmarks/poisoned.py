@@ -274,8 +274,8 @@ def report(
     captions = len(set(tests["caption"]))
     head = ["objective", *MEASURES]
     return [
-        f"{100 * args.share:g} % of the emoji training pairs carry a chequered square of {TRIGGER_SIDE} of 64 pixels at "
-        f'a random place and the captions of "{TARGET}". Mean ± standard deviation over the seeds '
+        f"{100 * args.share:g} % of the emoji training pairs carry a chequered square of {TRIGGER_SIDE} of 64 pixels "
+        f'at a random place and the captions of "{TARGET}". Mean ± standard deviation over the seeds '
         f"{' '.join(map(str, args.seeds))}, in percent. The attack's success is the share of the {len(tests):,} test "
         f"images with the trigger that are nearest to the target's caption, among it and the {captions} captions of "
         "the tests; the base rate is that of the same images without it. Recall is among the clean test pairs.",
