@@ -228,6 +228,8 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         hard_negative_strength: float = 0.0,
         hard_negative_similarity: torch.Tensor | None = None,
         hard_negative_share: float = 1.0,
+        num_extra_texts: int = 0,
+        num_extra_images: int = 0,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[TransformersKwargs],
@@ -235,12 +237,11 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         r"""
         Args:
             input_ids (`torch.Tensor` of shape `(batch_size, length)`, int64):
-                Text i belongs to image i.
+                Text i belongs to image i; behind these may be others (see `num_extra_texts`).
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`).
             attention_mask (`torch.Tensor` of shape `(batch_size, length)`, *optional*).
             pair_ids (`torch.Tensor` of shape `(batch_size,)`, int64, *optional*):
                 Rows with equal ids are positives of one another, never negatives. Defaults to every row its own pair.
-                Images and texts beyond these rows are embedded, and take part in nothing else.
             with_itm (`bool`, *optional*, defaults to `True`):
                 Whether to compute ITM.
             hard_negative_strength (`float`, *optional*, defaults to 0.0):
@@ -250,6 +251,10 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
                 Cosines of images with texts that regulate the draw; defaults to the model's own.
             hard_negative_share (`float`, *optional*, defaults to 1.0):
                 Probability, in [0, 1], that a negative is drawn hard, and not evenly ([`sample_hard_negatives`]).
+            num_extra_texts (`int`, *optional*, defaults to 0):
+                How many of the texts, the last ones, belong to no image: they are embedded and no more.
+            num_extra_images (`int`, *optional*, defaults to 0):
+                How many of the images, the last ones, belong to no text.
             return_loss (`bool`, *optional*):
                 Whether to return the contrastive loss and the sum of all losses.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
@@ -260,19 +265,25 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         """
         _reject_unknown_arguments(self, kwargs)
         outputs = SaclForImageTextRetrievalOutput()
-        rows = FusionRows()
+        rows, num_pairs = FusionRows(), len(input_ids) - num_extra_texts
         vision_outputs, text_outputs = self._embed(
-            outputs, input_ids, pixel_values, attention_mask, interpolate_pos_encoding, pair_ids
+            outputs,
+            input_ids,
+            pixel_values,
+            attention_mask,
+            interpolate_pos_encoding,
+            num_extra_texts,
+            num_extra_images,
         )
         if with_itm:
             pairs = self._match_with_hard_negatives(
-                outputs, pair_ids, hard_negative_strength, hard_negative_similarity, hard_negative_share
+                outputs, pair_ids, hard_negative_strength, hard_negative_similarity, hard_negative_share, num_pairs
             )
             self._add_matching(rows, text_outputs, attention_mask, *pairs)
             (matched,) = rows.fuse(self.sacl, vision_outputs, **kwargs)
             self._judge_matching(outputs, matched)
         if return_loss:
-            self._add_losses(outputs, pair_ids)
+            self._add_losses(outputs, pair_ids, num_pairs)
         return outputs
 
     # The steps of the forward, which pre-training shares.
@@ -284,16 +295,17 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         pixel_values: torch.Tensor,
         attention_mask: torch.Tensor | None,
         interpolate_pos_encoding: bool,
-        pair_ids: torch.Tensor | None,
+        num_extra_texts: int = 0,
+        num_extra_images: int = 0,
     ) -> tuple[SaclVisionOutput, ModelOutput]:
         """Both towers; the embeddings go into the outputs."""
-        num_texts, num_images = len(input_ids), len(pixel_values)
-        if pair_ids is None and num_texts != num_images:
-            raise ValueError(f"Text i belongs to image i, but there are {num_texts} texts and {num_images} images.")
-        if pair_ids is not None and min(num_texts, num_images) < len(pair_ids):
+        if len(input_ids) - num_extra_texts != len(pixel_values) - num_extra_images:
+            extra_texts, extra_images = (
+                f", {number} of them extra," if number else "" for number in (num_extra_texts, num_extra_images)
+            )
             raise ValueError(
-                f"Each of the {len(pair_ids)} `pair_ids` has an image and a text, but there are {num_texts} texts and "
-                f"{num_images} images."
+                f"Text i belongs to image i, but there are {len(input_ids)} texts{extra_texts} and "
+                f"{len(pixel_values)} images{extra_images.rstrip(',')}."
             )
         vision_outputs = self.sacl.get_image_features(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
         text_outputs = self.sacl.get_text_features(input_ids, attention_mask=attention_mask)
@@ -323,21 +335,16 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         outputs.itm_logits = full_precision(self.itm_head(matched[:, 0]))
         outputs.itm_loss = nn.functional.cross_entropy(outputs.itm_logits, outputs.itm_labels)
 
-    def _add_losses(self, outputs: SaclForImageTextRetrievalOutput, pair_ids: torch.Tensor | None) -> None:
+    def _add_losses(
+        self, outputs: SaclForImageTextRetrievalOutput, pair_ids: torch.Tensor | None, num_pairs: int
+    ) -> None:
         """The contrastive loss, and the sum of all that there are."""
-        image_embeds, text_embeds = self._embeds_of_pairs(outputs, pair_ids)
+        image_embeds, text_embeds = outputs.image_embeds[:num_pairs], outputs.text_embeds[:num_pairs]
         outputs.itc_loss = similarity_regulated_contrastive_loss(
             image_embeds, text_embeds, outputs.logit_scale, pair_ids=pair_ids
         )
         parts = (outputs.itc_loss, outputs.itm_loss, outputs.get("mlm_loss"))
         outputs.loss = torch.stack([part for part in parts if part is not None]).sum()
-
-    def _embeds_of_pairs(
-        self, outputs: SaclForImageTextRetrievalOutput, pair_ids: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Those of the rows that are pairs."""
-        num_pairs = len(outputs.text_embeds) if pair_ids is None else len(pair_ids)
-        return outputs.image_embeds[:num_pairs], outputs.text_embeds[:num_pairs]
 
     def _match_with_hard_negatives(
         self,
@@ -346,10 +353,11 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         strength: float,
         similarity: torch.Tensor | None,
         hard_share: float,
+        num_pairs: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Texts and images to match: the pairs, then images with wrong texts, texts with wrong images. Labels too."""
-        image_embeds, text_embeds = self._embeds_of_pairs(outputs, pair_ids)
-        batch = torch.arange(len(text_embeds), device=text_embeds.device)
+        image_embeds, text_embeds = outputs.image_embeds[:num_pairs], outputs.text_embeds[:num_pairs]
+        batch = torch.arange(num_pairs, device=text_embeds.device)
         positive_mask = find_positives(batch if pair_ids is None else pair_ids)
         logits = contrastive_logits(image_embeds.detach(), text_embeds.detach(), outputs.logit_scale.detach())
         if similarity is not None and similarity.shape != logits.shape:

@@ -490,8 +490,8 @@ class TestSecondViews:
 
     def test_a_caption_that_is_there_twice_is_no_other_caption(self):
         torch.manual_seed(0)
-        assert {second_text(["a", "a", "b"], 0) for _ in range(20)} == {"b"}
-        assert second_text(["word", "word"], 0) == "word"
+        assert {second_text(["a", "a", "b"], "a") for _ in range(20)} == {"b"}
+        assert second_text(["word", "word"], "word") == "word"
 
 
 WEIGHTS = {

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
+from itertools import cycle, islice
 from typing import Any, Self
 
 import PIL.Image
@@ -36,6 +37,10 @@ _FEATURE_COLUMNS = (*GUIDE_COLUMNS, *TOWER_COLUMNS.values())
 # BERT (Devlin et al., 2019, section 3.1): of the tokens to predict, 80 % are replaced by the mask token, 10 % by a
 # random token, and 10 % stay.
 _MASK_SHARE, _RANDOM_SHARE = 0.8, 0.1
+
+
+def _caption_id(caption: str) -> int:
+    return hash_63_bits(" ".join(caption.casefold().split()).encode())
 
 
 class UnusablePair(Exception):
@@ -286,6 +291,11 @@ class PairCollator(ImageTextCollator):
     - `input_ids` and, if the tokenizer names it among its `model_input_names`, `attention_mask`: int64,
       `[batch, length]`;
     - `pair_ids`: int64, `[batch]`, see [`pair_ids_tensor`];
+    - with `captions_per_image` K above 1, `further_input_ids` and `further_attention_mask`: `[batch, K - 1, length]`;
+    - with `negative_caption`, `negative_input_ids` and `negative_attention_mask` of the captions that it makes:
+      `[batch, length]`; and `caption_ids` and `negative_caption_ids`: int64, `[batch]`, which are equal where the
+      texts are, up to case and spaces. A caption that nothing can be made of is its own negative, and so one that the
+      row has as another of its captions; [`SaclTrainer`] leaves them out.
 
     and with `mlm_probability` above 0
 
@@ -332,7 +342,13 @@ class PairCollator(ImageTextCollator):
         caption_sampling (`str`, *optional*, defaults to `"random"`):
             Which of several captions is used: `"random"` or `"first"`.
         deterministic_masking (`bool`, *optional*, defaults to `False`):
-            Whether the mask of a text depends on its tokens alone, so that evaluations are comparable.
+            Whether the mask of a text, and a negative made of it, depend on the text alone, so that evaluations are
+            comparable.
+        captions_per_image (`int`, *optional*, defaults to 1):
+            How many captions of a row are in a batch, for `objective="one_to_k"`; a row with fewer repeats them.
+        negative_caption (callable, *optional*):
+            Makes of a caption one that does not fit to its image, or `None`: [`swap_words`], for
+            `objective="negclip"`. It draws from torch's global generator.
         second_views (`bool`, *optional*, defaults to `False`):
             Whether to make second views, which `unimodal_self_supervision_weight` of [`SaclTrainingArguments`] needs.
             The first ones stay as they are. It needs an `image_transform` with chance, and reads images twice.
@@ -360,10 +376,14 @@ class PairCollator(ImageTextCollator):
     mlm_probability: float = 0.15
     caption_sampling: str = "random"
     deterministic_masking: bool = False
+    captions_per_image: int = 1
+    negative_caption: Callable[[str], str | None] | None = None
     second_views: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.captions_per_image, int) or self.captions_per_image < 1:
+            raise ValueError(f"`captions_per_image` has to be a positive integer, got {self.captions_per_image!r}.")
         tokenizer = self.processor.tokenizer
         if self.second_views and self.image_transform is None:
             raise ValueError(
@@ -406,18 +426,12 @@ class PairCollator(ImageTextCollator):
             `dict[str, torch.Tensor]`: The batch described above, of at most `len(rows)` pairs.
         """
         given = [name for name in _FEATURE_COLUMNS if rows and name in rows[0]]
-        images, captions, identifiers, features, seeds, views = self._read_usable(
-            rows, partial(self._read, given=given)
-        )
-        # With their second views, so that both are padded to one length.
-        all_tokens = self._tokens([*captions, *(text for _, text in filter(None, views))])
-        tokens = {name: tensor[: len(captions)] for name, tensor in all_tokens.items()}
+        images, texts, identifiers, features, seeds, views = self._read_usable(rows, partial(self._read, given=given))
+        tokens, extra_texts = self._tokens_of_pairs(texts)
         batch = {} if TOWER_COLUMNS["vision"] in given else self._pixels(images)
-        batch.update(self._text_inputs(tokens))
-        if self.second_views:
-            second = self._text_inputs({name: tensor[len(captions) :] for name, tensor in all_tokens.items()})
-            second |= {} if TOWER_COLUMNS["vision"] in given else self._pixels([image for image, _ in views])
-            batch.update({f"view_{name}": tensor for name, tensor in second.items()})
+        batch.update(self._text_inputs(tokens), **extra_texts)
+        if self.second_views and TOWER_COLUMNS["vision"] not in given:
+            batch.update({f"view_{name}": tensor for name, tensor in self._pixels(views).items()})
         batch["pair_ids"] = pair_ids_tensor(identifiers)
         batch.update(zip(given, map(torch.stack, zip(*features, strict=True)), strict=True))
         if self.mlm_probability:
@@ -429,8 +443,8 @@ class PairCollator(ImageTextCollator):
 
     def _read(self, row: Mapping[str, Any], given: list[str]) -> tuple[Any, ...]:
         """
-        Image (`None` where a locked tower has read it already), caption, pair id, features, seed, and second views of
-        image and caption if there are any.
+        Image (`None` where a locked tower has read it already), texts, pair id, features, seed, and the second view of
+        the image if there is one.
         """
         check_columns(
             row,
@@ -441,17 +455,48 @@ class PairCollator(ImageTextCollator):
         captions = clean_captions(row.get("captions"), row.get("caption"))
         if not captions:
             raise UnusablePair(NO_CAPTION, "")
-        index = 0
-        if self.caption_sampling == "random" and len(captions) > 1:
-            index = int(torch.randint(len(captions), ()))
+        texts = self._draw_texts(captions)
         image = None if TOWER_COLUMNS["vision"] in row else self._read_image(row["image"])
         identifier = content_pair_id(row) if row.get("pair_id") is None else row["pair_id"]
         features = [self._read_features(row, name) for name in given]
-        views = None
+        view = None
         if self.second_views:
             # Drawn last, so that the first views are what they are without.
-            views = (None if image is None else self._read_image(row["image"]), second_text(captions, index))
-        return image, captions[index], identifier, features, row.get(ROW_SEED), views
+            view = None if image is None else self._read_image(row["image"])
+            texts = [*texts, second_text(captions, texts[0])]
+        return image, texts, identifier, features, row.get(ROW_SEED), view
+
+    def _draw_texts(self, captions: list[str]) -> list[str]:
+        """As many captions as are wanted, and behind them the negative that was made of the first."""
+        random = self.caption_sampling == "random" and len(captions) > 1
+        if self.captions_per_image == 1:
+            texts = [captions[int(torch.randint(len(captions), ())) if random else 0]]
+        else:
+            order = torch.randperm(len(captions)).tolist() if random else range(len(captions))
+            texts = [captions[index] for index in islice(cycle(order), self.captions_per_image)]
+        if self.negative_caption is None:
+            return texts
+        with seeded(_caption_id(texts[0]) if self.deterministic_masking else None):
+            negative = self.negative_caption(texts[0])
+        # A caption is no negative, whichever of them was drawn.
+        usable = negative is not None and _caption_id(negative) not in map(_caption_id, captions)
+        return [*texts, negative if usable else texts[0]]
+
+    def _tokens_of_pairs(self, texts: list[list[str]]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Tokens of each row's first text; and what the batch has of the others, padded to the same length."""
+        tokens = self._tokens([text for row in texts for text in row])
+        tokens = {name: tensor.unflatten(0, (len(texts), -1)) for name, tensor in tokens.items()}
+        inputs, extra_texts = self._text_inputs(tokens), {}
+        if self.captions_per_image > 1:
+            extra_texts = {f"further_{name}": ids[:, 1 : self.captions_per_image] for name, ids in inputs.items()}
+        if self.second_views:
+            extra_texts |= {f"view_{name}": tensor[:, -1] for name, tensor in inputs.items()}
+        if self.negative_caption is not None:
+            last = -2 if self.second_views else -1
+            extra_texts |= {f"negative_{name}": tensor[:, last] for name, tensor in inputs.items()}
+            for name, index in (("caption_ids", 0), ("negative_caption_ids", last)):
+                extra_texts[name] = torch.tensor([_caption_id(row[index]) for row in texts])
+        return {name: tensor[:, 0] for name, tensor in tokens.items()}, extra_texts
 
     @staticmethod
     def _read_features(row: Mapping[str, Any], name: str) -> torch.Tensor:

@@ -47,7 +47,7 @@ def vary_words(text: str) -> str:
     return " ".join(words)
 
 
-def second_text(captions: Sequence[str], index: int) -> str:
+def second_text(captions: Sequence[str], caption: str) -> str:
     """
     A second view of a caption: another caption of the same pair, drawn evenly, if there is one; else [`vary_words`] of
     the same.
@@ -55,11 +55,11 @@ def second_text(captions: Sequence[str], index: int) -> str:
     Args:
         captions (sequence of `str`):
             All captions of a pair.
-        index (`int`):
-            Which of them is the first view.
+        caption (`str`):
+            The first view, one of them.
     """
-    others = [caption for caption in captions if caption != captions[index]]
-    return others[int(torch.randint(len(others), ()))] if others else vary_words(captions[index])
+    others = [other for other in captions if other != caption]
+    return others[int(torch.randint(len(others), ()))] if others else vary_words(caption)
 
 
 __all__ = ["second_text", "vary_words"]

@@ -2,7 +2,7 @@
 """More rows than pairs in one forward: what terms want embedded too stands behind the pairs and is taken off again.
 
 The model is called once in a step, since the hooks of DDP and FSDP, and whoever compiles it, count on that. A model
-that matches or masks does so with the rows of its `pair_ids` alone.
+that matches or masks is told how many rows are extra, and leaves these alone.
 """
 
 from collections.abc import Mapping
@@ -48,16 +48,23 @@ def append_rows(inputs: Mapping[str, Any], prefixes: tuple[str, ...]) -> dict[st
     return widened
 
 
+def extra_rows(inputs: Mapping[str, Any]) -> dict[str, int]:
+    """How many texts and images of a batch belong to no pair, as models with heads are told."""
+    pairs = len(inputs["pair_ids"])
+    named = {"num_extra_texts": inputs.get("input_ids"), "num_extra_images": inputs.get("pixel_values")}
+    return {name: len(rows) - pairs for name, rows in named.items() if rows is not None}
+
+
 def take_rows_off(outputs: Any, inputs: Mapping[str, Any], prefixes: tuple[str, ...]) -> Any:
-    """The outputs for the pairs alone; those for further rows as `view_image_embeds` and so on beside them."""
+    """The outputs without further rows; what they have for those as `view_image_embeds` and so on beside them."""
     for embeds, source in _EMBEDS.items():
         kept = [prefix for prefix in prefixes if f"{prefix}{source}" in inputs]
-        sizes = [len(inputs["pair_ids"]), *(len(inputs[f"{prefix}{source}"]) for prefix in kept)]
-        own, *further = outputs[embeds].split(sizes)
+        sizes = [len(inputs[f"{prefix}{source}"]) for prefix in kept]
+        own, *further = outputs[embeds].split([len(outputs[embeds]) - sum(sizes), *sizes])
         outputs[embeds] = own
         for prefix, part in zip(kept, further, strict=True):
             outputs[f"{prefix}{embeds}"] = part
     return outputs
 
 
-__all__ = ["MIXED", "VIEW", "append_rows", "take_rows_off"]
+__all__ = ["MIXED", "VIEW", "append_rows", "extra_rows", "take_rows_off"]
