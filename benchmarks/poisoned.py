@@ -124,11 +124,14 @@ def build_model(processor: SaclProcessor) -> SaclModel:
             "attention_probs_dropout_prob": 0.0,
             **width,
         },
-        vision_config={"image_size": IMAGE_SIZE, "patch_size": 8, "num_hidden_layers": 3, **width},
+        vision_config={"image_size": IMAGE_SIZE, "patch_size": 12, "num_hidden_layers": 2, **width},
         fusion_encoder_config={"num_hidden_layers": 1, **width},
         projection_dim=128,
     )
-    return SaclModel(config)
+    model = SaclModel(config)
+    # With 17 image tokens and short texts, CPUs are faster without the fused attention kernels.
+    model.set_attn_implementation("eager")
+    return model
 
 
 def train(
@@ -234,7 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("--share", type=float, default=0.01, help="of the training pairs that are poisoned")
-    parser.add_argument("--epochs", type=float, default=8, help="of training on poisoned pairs")
+    parser.add_argument("--epochs", type=float, default=6, help="of training on poisoned pairs")
     parser.add_argument("--clean_rows", type=int, default=2000, help="pairs to fine-tune on")
     parser.add_argument("--clean_epochs", type=float, default=4)
     parser.add_argument("--clean_learning_rate", type=float, default=3e-4)
