@@ -16,6 +16,7 @@ from modeling_sacl import SaclModel
 from tests.trainer.conftest import draw_shape
 from tests.trainer.dual_encoders import make_dual_encoder
 from trainer import TERMS, PairCollator, SaclTrainer, SaclTrainingArguments
+from trainer.data import swap_words
 from trainer.data.seeding import ROW_SEED
 from trainer.data.views import second_text, vary_words
 from trainer.momentum import FrozenCopy
@@ -634,6 +635,33 @@ class TestTraining:
         mixed = make_trainer(mixup_weight=1.0, **options)
         mixed.train()
         assert all(math.isfinite(value) for value in curves(mixed, "loss"))
+
+    @pytest.mark.parametrize("objective", ["negclip", "one_to_k"])
+    def test_beside_texts_beyond_the_pairs(self, make_trainer, make_model, view_collator, objective):
+        """Further texts of the objective, second views and mixtures in one forward, whole and in chunks."""
+        options = {"negative_caption": swap_words} if objective == "negclip" else {"captions_per_image": 2}
+        collator = replace(view_collator, **options)
+
+        def run(**options):
+            # Second views of no chance at all: both runs see the same.
+            shared = {"data_collator": replace(collator, image_transform=MirrorTheSecond())}
+            trainer = make_trainer(
+                make_model(SaclModel), **CONTRAST, **WEIGHTS, objective=objective, trainer_options=shared, **options
+            )
+            trainer.train()
+            return trainer
+
+        whole, chunks = run(), run(contrastive_chunk_size=4)
+        for name in ("loss", "itc_loss", *(f"{name}_loss" for name in TERMS)):
+            assert len(curves(whole, name)) == 2
+            assert curves(chunks, name) == pytest.approx(curves(whole, name), abs=1e-5), name
+
+    def test_negatives_of_the_objective_are_those_without_views(self, view_collator, pairs):
+        rows = [{**pairs[row], ROW_SEED: row} for row in range(4)]
+        collator = replace(view_collator, negative_caption=swap_words)
+        with_views, without = collator(rows), replace(collator, second_views=False)(rows)
+        for name in ("negative_input_ids", "caption_ids", "negative_caption_ids"):
+            assert torch.equal(with_views[name], without[name]), name
 
     @pytest.mark.parametrize("weight", ["unimodal_self_supervision_weight", "mixup_weight"])
     def test_a_resumed_run_draws_the_same(self, make_trainer, make_model, tiny_processor, tmp_path, weight):
