@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         load_karpathy,
         load_pairs,
         load_vqa,
+        mix_pairs,
         pair_augmentation,
     )
     from .evaluation import (
@@ -65,6 +66,7 @@ _MODULES = {
         "load_karpathy",
         "load_pairs",
         "load_vqa",
+        "mix_pairs",
         "pair_augmentation",
     ),
     "evaluation": (
@@ -143,6 +145,7 @@ __all__ = [
     "load_training_arguments",
     "load_vqa",
     "match_pairs",
+    "mix_pairs",
     "pair_augmentation",
     "save_training_arguments",
     "score_boxes",

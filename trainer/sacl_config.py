@@ -19,7 +19,7 @@ GUIDE_SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
-@dataclass
+@dataclass(repr=False)  # That of the parent leaves out tokens.
 class SaclTrainingArguments(TrainingArguments):
     r"""
     Arguments of [`SaclTrainer`]: those of [`TrainingArguments`], and the objective's.
@@ -59,9 +59,9 @@ class SaclTrainingArguments(TrainingArguments):
         regulation_quantile (`float`, *optional*):
             In (0, 1): regulate only above this quantile of an anchor's similarities, for `"sacl"` and `"graded"`. Not
             of the paper, and not with `loss_block_size`.
-        graded_weight (`float`, *optional*, defaults to 1.0):
+        graded_weight (`float`, *optional*, defaults to 0.3):
             Weight of the second contrast of `"graded"`, >= 0.
-        graded_temperature (`float`, *optional*, defaults to 0.1):
+        graded_temperature (`float`, *optional*, defaults to 0.15):
             Its temperature, > 0, which is not learned.
         regulate_hard_negatives (`bool`, *optional*, defaults to `True`):
             Whether the hard negatives of image-text matching are drawn with the regulation weights too. A false
@@ -165,6 +165,9 @@ class SaclTrainingArguments(TrainingArguments):
             Lower bound of the learned temperature.
         max_temperature (`float`, *optional*, defaults to 0.5):
             Upper bound of the learned temperature.
+        stream_shards_at_once (`int`, *optional*, defaults to 1):
+            From how many shards of a stream each data-loader worker takes turns, so that neighbours in a shard are no
+            neighbours in a batch (see [`SeededStream`]).
         retrieval_chunk_size (`int`, *optional*, defaults to 1024):
             Evaluation compares this many images with this many texts at a time.
         dataloader_timeout (`int`, *optional*, defaults to 900):
@@ -213,9 +216,9 @@ class SaclTrainingArguments(TrainingArguments):
     regulation_quantile: float | None = field(
         default=None, metadata={"help": "Regulate only above this quantile of an anchor's similarities."}
     )
-    graded_weight: float = field(default=1.0, metadata={"help": "Weight of the second contrast, for graded."})
+    graded_weight: float = field(default=0.3, metadata={"help": "Weight of the second contrast, for graded."})
     graded_temperature: float = field(
-        default=0.1, metadata={"help": "Temperature of the second contrast, which is not learned, for graded."}
+        default=0.15, metadata={"help": "Temperature of the second contrast, which is not learned, for graded."}
     )
     debiased_prior: float = field(
         default=0.1, metadata={"help": "Share of positives among the negatives, for debiased and hcl."}
@@ -304,6 +307,11 @@ class SaclTrainingArguments(TrainingArguments):
     )
     min_temperature: float = field(default=0.001, metadata={"help": "Lower bound of the learned temperature."})
     max_temperature: float = field(default=0.5, metadata={"help": "Upper bound of the learned temperature."})
+
+    # Data.
+    stream_shards_at_once: int = field(
+        default=1, metadata={"help": "Number of a stream's shards from which a data-loader worker takes turns."}
+    )
 
     # Evaluation.
     retrieval_chunk_size: int = field(
@@ -422,5 +430,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "min_temperature": (1e-6, float("inf")),
     "max_temperature": (1e-6, float("inf")),
     "retrieval_chunk_size": (1, float("inf")),
+    "stream_shards_at_once": (1, float("inf")),
     "dataloader_timeout": (0, float("inf")),
 }

@@ -4,12 +4,13 @@
 import inspect
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -27,14 +28,13 @@ from modeling_sacl.loss_sacl import contrastive_logits
 
 from .checkpoints import (
     PendingLogs,
-    set_aside,
 )
 from .data import PairCollator, SeededPairs, SeededStream, swap_words, undecoded, with_pair_ids
 from .distributed import gather, row_counts
 from .embedding import dual_encoder
 from .evaluation import Relevance, evaluate_retrieval
 from .extra_texts import compare_extra_texts, part_texts, with_extra_texts
-from .faults import SteadyClock, data_faults_explained
+from .faults import SteadyClock, data_faults_explained, limit_waiting
 from .grad_cache import RandomState, split_batch
 from .guide import GUIDE_COLUMNS, Guide, add_guide_features, check_guided
 from .locked import cache_locked_towers, cached_towers, check_cacheable, lock_towers, without_tower_features
@@ -230,6 +230,7 @@ class SaclTrainer(SavingTrainer):
         self._training_clock = self._evaluation_clock = SteadyClock()
         self._num_evaluated = 0
         self._seeded_pairs: SeededPairs | None = None
+        self._stream: SeededStream | None = None
         # On the CPU reading a number costs nothing.
         self._guard = NonFiniteGuard(args.nan_policy, deferred=args.device.type != "cpu")
         _warn_of_accumulation(args)
@@ -653,24 +654,71 @@ class SaclTrainer(SavingTrainer):
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """
         The training data; each row with a seed of its own, so that resuming repeats augmentation and masks. A stream
-        goes on until `max_steps`, over its end if need be ([`SeededStream`]).
+        goes on until `max_steps`, over its end if need be, and its shards come in an order of their own in each pass,
+        unless `train_sampling_strategy="sequential"` ([`SeededStream`]).
         """
         dataset = self.train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self._seeded_pairs = None
+        self._seeded_pairs, self._stream = None, None
         if isinstance(dataset, torch.utils.data.IterableDataset):
             _warn_of_epochs(self.args)
-            self.train_dataset = SeededStream(dataset, seed)
-        elif hasattr(dataset, "__len__"):
+            return self._stream_dataloader(dataset, seed)
+        if hasattr(dataset, "__len__"):
             self.train_dataset = self._seeded_pairs = SeededPairs(dataset, seed)
-        # Each process makes its own batches, of its own share of a stream: made by one process for all, they would
-        # all have to be of the same width.
-        dispatch = bool(self.accelerator.dispatch_batches)
         try:
-            with set_aside(self.accelerator.dataloader_config, dispatch_batches=dispatch):
-                return super().get_train_dataloader()
+            return super().get_train_dataloader()
         finally:
             self.train_dataset = dataset
+
+    def _stream_dataloader(self, dataset: Any, seed: int) -> torch.utils.data.DataLoader:
+        """
+        Each process reads its own shards of a stream and makes its own batches: made by one process for all, they
+        would all have to be of the same width. One process reads for all if `dispatch_batches` says so; then resuming
+        means reading again what was read.
+        """
+        dispatch = bool(self.accelerator.dispatch_batches)
+        shared = {} if dispatch else {"rank": self.args.process_index, "world_size": self.args.world_size}
+        stream = SeededStream(
+            dataset,
+            seed,
+            shuffle_shards=self.args.train_sampling_strategy != "sequential",
+            shards_at_once=self.args.stream_shards_at_once,
+            **shared,
+        )
+        loader = torch.utils.data.DataLoader(
+            stream,
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator if dispatch else stream.with_places(self.data_collator),
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            in_order=self.args.dataloader_in_order,
+        )
+        if dispatch:
+            return limit_waiting(self.accelerator.prepare(loader), self.args.dataloader_timeout)
+        self._stream = stream
+        # As `accelerator.prepare` does, but told that there is nothing left to split.
+        prepared = prepare_data_loader(
+            loader,
+            self.accelerator.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=self.accelerator.device_placement,
+            dispatch_batches=False,
+            non_blocking=self.accelerator.non_blocking,
+        )
+        return limit_waiting(prepared, self.args.dataloader_timeout)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor | int | None]:
+        """[`Trainer.get_batch_samples`], keeping in mind for the next checkpoint how far a stream has been read."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        for batch in batches if self._stream is not None else ():
+            self._stream.note(batch)
+        return batches, num_items
 
     def start_training(self) -> None:
         """Forgets what an earlier call of `train` has left over; the teacher is sharded if the model is."""
@@ -678,9 +726,18 @@ class SaclTrainer(SavingTrainer):
         if self.is_fsdp_enabled:
             for model in self._copies():
                 shard_beside(self.accelerator, model)
+        if self._stream is not None:
+            self._resume_stream(self._stream)
         self._metrics["train"].clear()
         self._fresh_features.clear()
         self._pending_logs.carry_over()
+
+    def _resume_stream(self, stream: SeededStream) -> None:
+        """The parent throws away as many batches as were used; of a stream that was restored, these are empty."""
+        if self.args.ignore_data_skip:
+            stream.begin_anew()
+        used = self.state.global_step * self.args.gradient_accumulation_steps
+        stream.go_on(self.args.dataloader_num_workers, used, self._train_batch_size)
 
     def start_epoch(self, epoch: int) -> None:
         """Draws captions, augmentation and masks anew."""
@@ -894,13 +951,14 @@ class SaclTrainer(SavingTrainer):
 
     # ------------------------------------------------------------------------------------------------- saving
 
-    def _stateful_parts(self) -> dict[str, FrozenCopy | FeatureQueue | PendingLogs]:
+    def _stateful_parts(self) -> dict[str, FrozenCopy | FeatureQueue | PendingLogs | SeededStream]:
         parts = {
             "teacher": self.teacher,
             "reference": self.reference,
             "queue": self.queue,
             "guide_queue": self.guide_queue,
             "logs": self._pending_logs,
+            "stream": self._stream,
         }
         return {prefix: part for prefix, part in parts.items() if part is not None}
 

@@ -225,6 +225,7 @@ def _build(start: StartArguments) -> tuple[Any, Any]:
 
 def _join_towers(start: StartArguments) -> tuple[Any, Any]:
     from transformers import (
+        AutoConfig,
         AutoImageProcessor,
         AutoTokenizer,
         BlipImageProcessor,
@@ -238,9 +239,10 @@ def _join_towers(start: StartArguments) -> tuple[Any, Any]:
     if start.architecture == "dual_encoder":
         if start.image_size is not None:
             raise UsageError("--image_size is for SACL: another architecture takes images as its image tower does.")
-        model = VisionTextDualEncoderModel.from_vision_text_pretrained(
-            vision, text, vision_trust_remote_code=False, text_trust_remote_code=False
-        )
+        # Their configurations are read first, since the method would ask on the terminal whether to run code.
+        for tower in (vision, text):
+            AutoConfig.from_pretrained(tower, trust_remote_code=False)
+        model = VisionTextDualEncoderModel.from_vision_text_pretrained(vision, text)
         processor: Any = VisionTextDualEncoderProcessor(
             AutoImageProcessor.from_pretrained(vision, trust_remote_code=False),
             AutoTokenizer.from_pretrained(text, trust_remote_code=False),

@@ -16,6 +16,8 @@ from transformers.utils import logging
 
 from ..embedding import text_options
 from .pairs import NO_CAPTION, NO_IMAGE, clean_captions, content_pair_id, hash_63_bits, pair_ids_tensor
+from .pixels import PixelSteps
+from .remote import fetched
 from .seeding import ROW_SEED, seeded
 from .transforms import ImageDecodingError, decode_image, pair_augmentation, to_rgb
 from .views import second_text
@@ -121,6 +123,10 @@ class ImageTextCollator:
                 "such as `ViTImageProcessor(size=..., image_mean=..., image_std=...)`, or no transform."
             )
         self._image_size = None if self.image_transform is None else self.image_size()
+        # What the processor declares for its image processor (SigLIP 2: the number of patches) only it can pass.
+        declared = getattr(self.processor, "images_kwargs", None)
+        is_standard = not declared and PixelSteps.are_those_of(self.processor.image_processor)
+        self._steps = PixelSteps(self.processor.image_processor) if is_standard else None
 
     def for_training(self, **augmentation: Any) -> Self:
         """
@@ -181,7 +187,7 @@ class ImageTextCollator:
         """What `read` makes of the rows, a list for each part; those that it finds unusable are counted instead."""
         found: list[tuple[Any, ...]] = []
         reasons: Counter[str] = Counter()
-        for row in rows:
+        for row in fetched(rows):
             try:
                 with seeded(row.get(ROW_SEED)):
                     found.append(read(row))
@@ -204,10 +210,12 @@ class ImageTextCollator:
         if image is None:
             raise UnusablePair(NO_IMAGE, "")
         try:
-            decoded = decode_image(image)
+            decoded = decode_image(image, enough=getattr(self.image_transform, "enough", None))
         except ImageDecodingError as error:
             raise UnusablePair(UNREADABLE_IMAGE, f" ({error})") from error
-        return decoded if self.image_transform is None else self._transformed(decoded)
+        if self.image_transform is not None:
+            return self._transformed(decoded)
+        return decoded if self._steps is None else self._steps.resize(decoded)
 
     # Images
 
@@ -237,6 +245,9 @@ class ImageTextCollator:
         return result
 
     def _pixels(self, images: list[Any]) -> dict[str, torch.Tensor]:
+        is_resized = self.image_transform is None or self._image_size is not None
+        if self._steps is not None and is_resized and len({image.shape for image in images}) == 1:
+            return {"pixel_values": self._steps.normalize(images)}
         if self.image_transform is None or self._image_size is None:
             return self._process(images)
         # The transform has cropped and resized; the image processor only rescales and normalises, a batch at a time.
@@ -267,9 +278,12 @@ class ImageTextCollator:
             return_token_type_ids=False,
             return_attention_mask=True,
             return_special_tokens_mask=True,
-            return_tensors="pt",
         )
-        return {name: tokens[name] for name in ("input_ids", "attention_mask", "special_tokens_mask")}
+        # Which the tokenizer would do, too, after it has looked at every number by itself.
+        return {
+            name: torch.tensor(tokens[name], dtype=torch.int64)
+            for name in ("input_ids", "attention_mask", "special_tokens_mask")
+        }
 
     def _text_inputs(self, tokens: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What of the tokens goes into the model: a mask only if the tokenizer names it."""
