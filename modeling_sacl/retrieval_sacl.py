@@ -312,7 +312,9 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         outputs.image_embeds = nn.functional.normalize(vision_outputs.pooler_output, dim=-1)
         outputs.text_embeds = nn.functional.normalize(text_outputs.pooler_output, dim=-1)
         outputs.logit_scale = self.sacl.logit_scale.exp()
-        outputs.logit_bias = self.sacl.logit_bias
+        if self.sacl.logit_bias is not None:
+            # A copy: a sharded parameter is whole in the forward alone.
+            outputs.logit_bias = self.sacl.logit_bias.clone()
         return vision_outputs, text_outputs
 
     def _add_matching(

@@ -56,13 +56,6 @@ class SaclTrainingArguments(TrainingArguments):
         filter_threshold (`float`, *optional*):
             In (0, 1): remove negatives whose weight is under it, instead of regulating. For `"filter"`, which does
             nothing else, 0.3 if it is not set.
-        regulation_quantile (`float`, *optional*):
-            In (0, 1): regulate only above this quantile of an anchor's similarities, for `"sacl"` and `"graded"`. Not
-            of the paper, and not with `loss_block_size`.
-        graded_weight (`float`, *optional*, defaults to 0.3):
-            Weight of the second contrast of `"graded"`, >= 0.
-        graded_temperature (`float`, *optional*, defaults to 0.15):
-            Its temperature, > 0, which is not learned.
         regulate_hard_negatives (`bool`, *optional*, defaults to `True`):
             Whether the hard negatives of image-text matching are drawn with the regulation weights too. A false
             negative labelled "no match" is the same mistake again.
@@ -70,6 +63,13 @@ class SaclTrainingArguments(TrainingArguments):
             Share or steps over which the negatives of image-text matching turn hard: at first they are drawn evenly,
             in the end all by the contrast. 0 draws hard ones from the start, as the papers do; a fusion encoder that
             starts from random weights may then never begin to learn.
+        regulation_quantile (`float`, *optional*):
+            In (0, 1): regulate only above this quantile of an anchor's similarities, for `"sacl"` and `"graded"`. Not
+            of the paper, and not with `loss_block_size`.
+        graded_weight (`float`, *optional*, defaults to 0.3):
+            Weight of the second contrast of `"graded"`, >= 0.
+        graded_temperature (`float`, *optional*, defaults to 0.15):
+            Its temperature, > 0, which is not learned.
         debiased_prior (`float`, *optional*, defaults to 0.1):
             Share of the negatives, in [0, 0.99], that are taken to be positives in truth: for `"debiased"` and
             `"hcl"`.

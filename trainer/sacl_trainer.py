@@ -242,11 +242,11 @@ class SaclTrainer(SavingTrainer):
         self, model: nn.Module, processor: ProcessorMixin, args: SaclTrainingArguments
     ) -> PairCollator:
         mlm_probability = args.mlm_probability if self._masks_text(args) else 0.0
-        extra_texts = {
+        extra_texts: dict[str | None, dict[str, Any]] = {
             "further": {"captions_per_image": args.captions_per_image},
             "negative": {"negative_caption": swap_words},
         }
-        options = extra_texts.get(OBJECTIVES[args.objective].extra_texts or "", {})
+        options = extra_texts.get(OBJECTIVES[args.objective].extra_texts, {})
         plain = PairCollator(processor, mlm_probability=mlm_probability, **options).for_model(model)
         if plain.image_size() is None:
             logger.warning(

@@ -493,8 +493,9 @@ class PairCollator(ImageTextCollator):
         with seeded(_caption_id(texts[0]) if self.deterministic_masking else None):
             negative = self.negative_caption(texts[0])
         # A caption is no negative, whichever of them was drawn.
-        usable = negative is not None and _caption_id(negative) not in map(_caption_id, captions)
-        return [*texts, negative if usable else texts[0]]
+        if negative is None or _caption_id(negative) in map(_caption_id, captions):
+            negative = texts[0]
+        return [*texts, negative]
 
     def _tokens_of_pairs(self, texts: list[list[str]]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Tokens of each row's first text; and what the batch has of the others, padded to the same length."""
