@@ -91,7 +91,7 @@ def check_saved_dataset(folder: str | os.PathLike) -> None:
         splits = [_child(Path(folder), name) for name in _listed(Path(folder) / _SPLITS, "splits")]
     for split in splits:
         for file in _listed(split / _STATE, "_data_files"):
-            _child(split, file.get("filename") if isinstance(file, dict) else file)
+            _child(split, file.get("filename") if isinstance(file, dict) else None)
 
 
 def _listed(file: Path, key: str) -> list:

@@ -11,8 +11,10 @@ run. The same readers get bytes of hypothesis in the tests.
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -148,6 +150,45 @@ def _saved_dataset(file: Path) -> None:
     check_saved_dataset(file.parent)
 
 
+def _tar() -> bytes:
+    members = {
+        "0.jpg": _picture("JPEG"),
+        "0.txt": b"a red bus",
+        "1.png": _picture(),
+        "1.json": b'{"caption": "a", "width": 16}',
+    }
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, part in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(part)
+            archive.addfile(info, io.BytesIO(part))
+    return content.getvalue()
+
+
+def _shard(file: Path) -> None:
+    from trainer.data.tar_shards import _find_columns, read_tar_shards
+
+    columns = _find_columns(str(file), {})
+    for row in read_tar_shards([str(file)], {}, columns):
+        assert set(row) == {"image", "__key__", *columns} and isinstance(row["image"]["bytes"], bytes)
+
+
+def _located(content: bytes) -> None:
+    """What stands in the place of an image in a table: a path, an address, or the image in base64."""
+    from trainer.data.locating import ImageLocator, is_web_address
+
+    found = ImageLocator("/nowhere/images")(content.decode("utf-8", errors="surrogateescape"))
+    path = found["path"] or ""
+    assert not path or is_web_address(path) or os.path.normpath(path).startswith("/nowhere/images/")
+
+
+def _json_list(file: Path) -> None:
+    from trainer.data.sources import _list_dataset, _read_json_list
+
+    assert len(_list_dataset(_read_json_list(str(file), {}), streaming=False))
+
+
 _KARPATHY = {
     "images": [{"filename": "a.jpg", "imgid": 1, "split": "test", "sentences": [{"raw": "a cat"}]}],
 }
@@ -165,6 +206,11 @@ READERS = {
     "webp": Reader(_image, (_decoding_error(),), lambda: _picture("WEBP")),
     "gif": Reader(_image, (_decoding_error(),), lambda: _picture("GIF")),
     "tiff": Reader(_image, (_decoding_error(),), lambda: _picture("TIFF")),
+    "tar": Reader(_in_file("00000.tar", _shard), (ValueError,), _tar),
+    "located": Reader(_located, (ValueError,), lambda: b"folder/../a.jpg"),
+    "list": Reader(
+        _in_file("train.json", _json_list), (ValueError,), lambda: b'[{"image": "a.jpg", "caption": ["a", "b"]}]'
+    ),
     "state": Reader(_in_file("optimizer.safetensors", _state), (ValueError,), _tensors),
     "checkpoint": Reader(_in_file("ALBEF.pth", _converted), (ValueError,), _saved),
     "manifest": Reader(
