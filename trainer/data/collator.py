@@ -181,7 +181,8 @@ class ImageTextCollator:
         """What `read` makes of the rows, a list for each part; those that it finds unusable are counted instead."""
         found: list[tuple[Any, ...]] = []
         reasons: Counter[str] = Counter()
-        for row in fetched(rows):
+        # What a locked tower has seen already is not fetched.
+        for row in rows if rows and TOWER_COLUMNS["vision"] in rows[0] else fetched(rows):
             try:
                 with seeded(row.get(ROW_SEED)):
                     found.append(read(row))
