@@ -11,7 +11,14 @@ from .question_answering import QuestionAnsweringCollator, frequent_answers, loa
 from .remote import ImageFetchError, fetch_image
 from .seeding import SeededPairs
 from .streams import SeededStream
-from .transforms import ImageDecodingError, PairRandAugment, decode_image, pair_augmentation, to_rgb
+from .transforms import (
+    ImageDecodingError,
+    PairAugmentation,
+    PairRandAugment,
+    decode_image,
+    pair_augmentation,
+    to_rgb,
+)
 
 
 __all__ = [
@@ -19,6 +26,7 @@ __all__ = [
     "ImageFetchError",
     "ImageTextClassificationCollator",
     "ImagesAndTextClassificationCollator",
+    "PairAugmentation",
     "PairCollator",
     "PairRandAugment",
     "QuestionAnsweringCollator",

@@ -40,6 +40,9 @@ class GradedObjective(SaclObjective):
             Temperature of its targets, > 0.
         filter_threshold, quantile (`float`, *optional*):
             As in [`SaclObjective`].
+
+    Source: ours; what is regulated in it is of Jiang et al., ACL 2023
+    ([arXiv 2305.04474](https://huggingface.co/papers/2305.04474)).
     """
 
     name = "graded"
