@@ -428,8 +428,9 @@ class PairCollator(ImageTextCollator):
         Returns:
             [`PairCollator`]: A copy with counts of its own.
         """
-        without_chance = {"caption_sampling": "first", "deterministic_masking": True}
-        return replace(self, image_transform=None, second_views=False, **without_chance)
+        return replace(
+            self, image_transform=None, second_views=False, caption_sampling="first", deterministic_masking=True
+        )
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """

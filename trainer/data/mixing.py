@@ -157,7 +157,7 @@ def _prepared(part: Any, name: str, features: Features) -> Any:
 
 def _restated(batch: dict[str, list[Any]], name: str, several: bool) -> dict[str, list[Any]]:
     ids = [hash_63_bits(name.encode(), repr(identifier).encode()) for identifier in batch["pair_id"]]
-    captions = {column: batch[column] for column in ("caption", "captions") if column in batch}
+    captions: dict[str, list[Any]] = {column: batch[column] for column in ("caption", "captions") if column in batch}
     if several and "caption" in captions:
         captions = {"captions": [[caption] for caption in captions["caption"]]}
     return {"pair_id": ids, **captions}
