@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .sacl_trainer import SaclTrainer
     from .search import FaissEngine, LanceEngine, SaclSearcher, SearchEngine, SearchResult, embed_dataset
     from .sharing import load_training_arguments, save_training_arguments
+    from .terms import TERMS, AdditiveTerm, TermBatch
 
 # Where each public name is defined.
 _MODULES = {
@@ -94,11 +95,14 @@ _MODULES = {
     "sacl_trainer": ("SaclTrainer",),
     "search": ("FaissEngine", "LanceEngine", "SaclSearcher", "SearchEngine", "SearchResult", "embed_dataset"),
     "sharing": ("load_training_arguments", "save_training_arguments"),
+    "terms": ("TERMS", "AdditiveTerm", "TermBatch"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "OBJECTIVES",
+    "TERMS",
+    "AdditiveTerm",
     "AuditReport",
     "ContrastiveBatch",
     "ContrastiveObjective",
@@ -117,6 +121,7 @@ __all__ = [
     "SaclTrainingArguments",
     "SearchEngine",
     "SearchResult",
+    "TermBatch",
     "add_guide_features",
     "add_tower_features",
     "answer_questions",

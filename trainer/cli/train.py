@@ -177,8 +177,6 @@ def _check(start: StartArguments, source: TrainPairArguments) -> None:
         raise UsageError("Give --model, or --vision_model and --text_model. See `sacl train --help`.")
     if start.model is not None and towers != (None, None):
         raise UsageError("--model is a whole model: leave out --vision_model and --text_model, or --model.")
-    if source.streaming and source.image_dir is not None:
-        raise UsageError("--streaming reads no file in Karpathy's format: leave it out.")
     if not source.augment and (source.min_crop is not None or source.fill is not None):
         raise UsageError("--min_crop and --fill are for augmentation, which is switched off.")
 
@@ -256,6 +254,8 @@ def _join_towers(start: StartArguments) -> tuple[Any, Any]:
 
 def _collator(source: TrainPairArguments, args: Any, model: Any, processor: Any) -> Any:
     """None, for that of the trainer, unless something about it was asked for."""
+    from dataclasses import replace
+
     from ..data import PairCollator
 
     augmentation = {"min_scale": source.min_crop, "fill": source.fill}
@@ -265,10 +265,10 @@ def _collator(source: TrainPairArguments, args: Any, model: Any, processor: Any)
     masks = hasattr(model, "mlm_head") and args.mlm_weight > 0
     plain = PairCollator(processor, mlm_probability=args.mlm_probability if masks else 0.0).for_model(model)
     if source.max_length is not None:
-        from dataclasses import replace
-
         plain = replace(plain, max_length=source.max_length)
-    return plain.for_training(**augmentation) if source.augment else plain
+    if not source.augment:
+        return plain
+    return replace(plain.for_training(**augmentation), second_views=args.unimodal_self_supervision_weight > 0)
 
 
 def _adapters(lora: LoraArguments) -> Any:

@@ -21,6 +21,7 @@ from .pixels import PixelSteps
 from .remote import fetched
 from .seeding import ROW_SEED, seeded
 from .transforms import ImageDecodingError, decode_image, pair_augmentation, to_rgb
+from .views import second_text
 
 
 logger = logging.get_logger(__name__)
@@ -187,7 +188,8 @@ class ImageTextCollator:
         """What `read` makes of the rows, a list for each part; those that it finds unusable are counted instead."""
         found: list[tuple[Any, ...]] = []
         reasons: Counter[str] = Counter()
-        for row in fetched(rows):
+        # What a locked tower has seen already is not fetched.
+        for row in rows if rows and TOWER_COLUMNS["vision"] in rows[0] else fetched(rows):
             try:
                 with seeded(row.get(ROW_SEED)):
                     found.append(read(row))
@@ -321,6 +323,12 @@ class PairCollator(ImageTextCollator):
     - `mlm_positions`: int64, `[batch, masked]`: the positions to predict, in order, padded with 0;
     - `mlm_labels`: int64, `[batch, masked]`: the original tokens there, -100 at the padding.
 
+    and with `second_views`
+
+    - `view_pixel_values` (and what the image processor returns with them), `view_input_ids` and `view_attention_mask`:
+      a second view of each image, which is the augmentation drawn again, and of each text, which is another caption of
+      the pair, or the same with words left out or swapped; of the shapes of the first.
+
     Giving positions rather than labels of full length lets the language-modelling head run on these positions alone,
     without a device synchronisation. Special tokens, unknown ones among them, and padding are never predicted; if a
     row has any other token, at least one is.
@@ -361,6 +369,9 @@ class PairCollator(ImageTextCollator):
         negative_caption (callable, *optional*):
             Makes of a caption one that does not fit to its image, or `None`: [`swap_words`], for
             `objective="negclip"`. It draws from torch's global generator.
+        second_views (`bool`, *optional*, defaults to `False`):
+            Whether to make second views, which `unimodal_self_supervision_weight` of [`SaclTrainingArguments`] needs.
+            The first ones stay as they are. It needs an `image_transform` with chance, and reads images twice.
         normalize (`bool`, *optional*, defaults to `True`):
             Whether `pixel_values` are rescaled and normalised here. If not, they are uint8: a quarter of the bytes to
             carry from a worker of a data loader to the device, where [`SaclTrainer`] normalises them, to the same
@@ -391,6 +402,7 @@ class PairCollator(ImageTextCollator):
     deterministic_masking: bool = False
     captions_per_image: int = 1
     negative_caption: Callable[[str], str | None] | None = None
+    second_views: bool = False
     normalize: bool = True
 
     def __post_init__(self) -> None:
@@ -404,6 +416,11 @@ class PairCollator(ImageTextCollator):
         if not isinstance(self.captions_per_image, int) or self.captions_per_image < 1:
             raise ValueError(f"`captions_per_image` has to be a positive integer, got {self.captions_per_image!r}.")
         tokenizer = self.processor.tokenizer
+        if self.second_views and self.image_transform is None:
+            raise ValueError(
+                "`second_views` of images are made by an `image_transform` that draws anew each time: pass "
+                "`image_transform=pair_augmentation(...)`, or `replace(collator.for_training(), second_views=True)`."
+            )
         if not 0 <= self.mlm_probability <= 1:
             raise ValueError(f"`mlm_probability` is a share, from 0 to 1, got {self.mlm_probability!r}.")
         if self.caption_sampling not in ("random", "first"):
@@ -427,7 +444,9 @@ class PairCollator(ImageTextCollator):
         Returns:
             [`PairCollator`]: A copy with counts of its own.
         """
-        return replace(super().for_evaluation(), caption_sampling="first", deterministic_masking=True)
+        return replace(
+            self, image_transform=None, second_views=False, caption_sampling="first", deterministic_masking=True
+        )
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """
@@ -439,10 +458,12 @@ class PairCollator(ImageTextCollator):
             `dict[str, torch.Tensor]`: The batch described above, of at most `len(rows)` pairs.
         """
         given = [name for name in _FEATURE_COLUMNS if rows and name in rows[0]]
-        images, texts, identifiers, features, seeds = self._read_usable(rows, partial(self._read, given=given))
+        images, texts, identifiers, features, seeds, views = self._read_usable(rows, partial(self._read, given=given))
         tokens, extra_texts = self._tokens_of_pairs(texts)
         batch = {} if TOWER_COLUMNS["vision"] in given else self._pixels(images)
         batch.update(self._text_inputs(tokens), **extra_texts)
+        if self.second_views and TOWER_COLUMNS["vision"] not in given:
+            batch.update({f"view_{name}": tensor for name, tensor in self._pixels(views).items()})
         batch["pair_ids"] = pair_ids_tensor(identifiers)
         batch.update(zip(given, map(torch.stack, zip(*features, strict=True)), strict=True))
         if self.mlm_probability:
@@ -461,10 +482,11 @@ class PairCollator(ImageTextCollator):
         Returns:
             `dict[str, Any]`: The batch as with `normalize=True`.
         """
-        pixels = batch.get("pixel_values")
-        if pixels is None or pixels.dtype != torch.uint8 or self._steps is None:
-            return dict(batch)
-        return {**batch, "pixel_values": self._steps.normalize(pixels)}
+        result = dict(batch)
+        for name, tensor in batch.items():
+            if self._steps is not None and name.endswith("pixel_values") and tensor.dtype == torch.uint8:
+                result[name] = self._steps.normalize(tensor)
+        return result
 
     def _stacked(self, images: list[torch.Tensor]) -> torch.Tensor:
         # torch's own writes to where the main process will read it, if this is a worker of a data loader.
@@ -473,7 +495,10 @@ class PairCollator(ImageTextCollator):
     # Reading rows
 
     def _read(self, row: Mapping[str, Any], given: list[str]) -> tuple[Any, ...]:
-        """Image (`None` where a locked tower has read it already), texts, pair id, features, seed."""
+        """
+        Image (`None` where a locked tower has read it already), texts, pair id, features, seed, and the second view of
+        the image if there is one.
+        """
         check_columns(
             row,
             ("image", TOWER_COLUMNS["vision"]),
@@ -487,7 +512,12 @@ class PairCollator(ImageTextCollator):
         image = None if TOWER_COLUMNS["vision"] in row else self._read_image(row["image"])
         identifier = content_pair_id(row) if row.get("pair_id") is None else row["pair_id"]
         features = [self._read_features(row, name) for name in given]
-        return image, texts, identifier, features, row.get(ROW_SEED)
+        view = None
+        if self.second_views:
+            # Drawn last, so that the first views are what they are without.
+            view = None if image is None else self._read_image(row["image"])
+            texts = [*texts, second_text(captions, texts[0])]
+        return image, texts, identifier, features, row.get(ROW_SEED), view
 
     def _draw_texts(self, captions: list[str]) -> list[str]:
         """As many captions as are wanted, and behind them the negative that was made of the first."""
@@ -513,9 +543,12 @@ class PairCollator(ImageTextCollator):
         inputs, extra_texts = self._text_inputs(tokens), {}
         if self.captions_per_image > 1:
             extra_texts = {f"further_{name}": ids[:, 1 : self.captions_per_image] for name, ids in inputs.items()}
+        if self.second_views:
+            extra_texts |= {f"view_{name}": tensor[:, -1] for name, tensor in inputs.items()}
         if self.negative_caption is not None:
-            extra_texts |= {f"negative_{name}": tensor[:, -1] for name, tensor in inputs.items()}
-            for name, index in (("caption_ids", 0), ("negative_caption_ids", -1)):
+            last = -2 if self.second_views else -1
+            extra_texts |= {f"negative_{name}": tensor[:, last] for name, tensor in inputs.items()}
+            for name, index in (("caption_ids", 0), ("negative_caption_ids", last)):
                 extra_texts[name] = torch.tensor([_caption_id(row[index]) for row in texts])
         return {name: tensor[:, 0] for name, tensor in tokens.items()}, extra_texts
 

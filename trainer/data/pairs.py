@@ -14,6 +14,7 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+import xxhash
 from datasets import (
     ClassLabel,
     Dataset,
@@ -137,9 +138,10 @@ def content_pair_id(row: Mapping[str, Any]) -> int:
     if isinstance(image, Mapping):
         image = image.get("path") if image.get("bytes") is None else image["bytes"]
     if isinstance(image, PIL.Image.Image):
-        parts = [f"{image.mode} {image.size}".encode(), image.tobytes()]
+        parts = [f"{image.mode} {image.size}".encode(), xxhash.xxh3_128_digest(image.tobytes())]
     elif isinstance(image, bytes):
-        parts = [image]
+        # Many times as fast as BLAKE2b, which would take a tenth of the time that a PNG file takes to be decoded.
+        parts = [xxhash.xxh3_128_digest(image)]
     else:
         parts = [str(image).encode()]
     captions = clean_captions(row.get("captions"), row.get("caption"))
@@ -730,6 +732,7 @@ def load_pairs(
         "cache_dir": None if cache_dir is None else os.fspath(cache_dir),
     }
     dataset: PairDataset
+    locate: ImageLocator | None
     if isinstance(source, (Dataset, DatasetDict, IterableDataset, IterableDatasetDict)):
         only_to_open = {
             "streaming": streaming,
