@@ -3,6 +3,7 @@
 
 import os
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,10 @@ from .sacl_config import SaclTrainingArguments
 from .sharding import with_scalars
 from .shared_checkpoints import LAST_CHECKPOINT, HubCheckpoint, fetch_checkpoint
 from .sharing import (
+    PUSHED_STEP_NAME,
     BackgroundPushes,
     HubRepository,
+    Staged,
     check_options,
     discard_leftovers,
     save_training_arguments,
@@ -450,6 +453,29 @@ class SavingTrainer(Trainer):
         except OSError as error:  # The checkpoint itself is sealed, and goes out with the next one.
             logger.error(f"The checkpoint {checkpoint_folder} is not pushed, and the training goes on. {error}")
             return
-        message = f"Training in progress, step {self.state.global_step}"
-        push = partial(self._repository.push, staged, message, revision=self.args.hub_revision)
+        push = partial(self._push_and_note, staged, self.state.global_step)
         self.push_in_progress.submit(f"The checkpoint {checkpoint_folder}", push, staged)
+
+    def _push_and_note(self, staged: Staged, step: int) -> CommitInfo:
+        message = f"Training in progress, step {step}"
+        commit = self._repository.push(staged, message, revision=self.args.hub_revision)
+        # On a full disk it would only be pushed again.
+        with suppress(OSError):
+            Path(self.args.output_dir, PUSHED_STEP_NAME).write_text(str(step), encoding="utf-8")
+        return commit
+
+    def catch_up_with_pushing(self) -> None:
+        """
+        Pushes the checkpoint that the training has resumed from, if the process before was stopped before it had:
+        there may be none after it.
+        """
+        folder = os.path.join(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.args.push_to_hub and self.is_world_process_zero() and os.path.isdir(folder):
+            if self._pushed_step() < self.state.global_step:
+                self._push_from_checkpoint(folder)
+
+    def _pushed_step(self) -> int:
+        try:
+            return int(Path(self.args.output_dir, PUSHED_STEP_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return 0
