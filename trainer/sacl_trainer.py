@@ -28,10 +28,11 @@ from .checkpoints import (
     PendingLogs,
     set_aside,
 )
-from .data import PairCollator, SeededPairs, SeededStream, undecoded, with_pair_ids
+from .data import PairCollator, SeededPairs, SeededStream, swap_words, undecoded, with_pair_ids
 from .distributed import gather, row_counts
 from .embedding import dual_encoder
 from .evaluation import Relevance, evaluate_retrieval
+from .extra_texts import compare_extra_texts, part_texts, with_extra_texts
 from .faults import SteadyClock, data_faults_explained
 from .grad_cache import RandomState, split_batch
 from .guide import GUIDE_COLUMNS, Guide, add_guide_features, check_guided
@@ -42,6 +43,7 @@ from .objectives import (
     Comparison,
     ContrastiveBatch,
     ContrastiveObjective,
+    ExtraTexts,
     InfoNCEObjective,
     ObjectiveOutput,
     distillation_loss,
@@ -55,8 +57,13 @@ from .stability import NonFiniteGuard
 
 logger = logging.get_logger(__name__)
 
-# What the contrast sees of a pair.
-EMBEDDINGS = ("image_embeds", "text_embeds")
+# What the contrast sees of a pair; the last only where an objective needs it.
+EMBEDDINGS = ("image_embeds", "text_embeds", "extra_text_embeds")
+# Where texts beyond those of the pairs come from.
+EXTRA_TEXTS_HINTS = {
+    "negative": "`PairCollator(processor, negative_caption=swap_words)` makes them.",
+    "further": "`PairCollator(processor, captions_per_image=2)` draws them.",
+}
 
 
 class SaclTrainer(SavingTrainer):
@@ -228,7 +235,12 @@ class SaclTrainer(SavingTrainer):
         self, model: nn.Module, processor: ProcessorMixin, args: SaclTrainingArguments
     ) -> PairCollator:
         mlm_probability = args.mlm_probability if self._masks_text(args) else 0.0
-        plain = PairCollator(processor, mlm_probability=mlm_probability).for_model(model)
+        extra_texts = {
+            "further": {"captions_per_image": args.captions_per_image},
+            "negative": {"negative_caption": swap_words},
+        }
+        options = extra_texts.get(OBJECTIVES[args.objective].extra_texts or "", {})
+        plain = PairCollator(processor, mlm_probability=mlm_probability, **options).for_model(model)
         if plain.image_size() is None:
             logger.warning(
                 f"{type(processor.image_processor).__name__} gives each image a shape of its own, so images are not "
@@ -313,9 +325,10 @@ class SaclTrainer(SavingTrainer):
         for chunk in chunks:
             random_states.append(RandomState())
             with torch.no_grad():
-                embeddings.append(self._call(model, self.model, chunk, with_mlm=False, with_itm=False))
+                embeddings.append(self._call_once(model, chunk, with_mlm=False, with_itm=False))
 
         cached = _concatenated(embeddings)
+        per_row = list(cached)
         cached |= {name: value.detach().clone() for name, value in self._scalars_of_contrast(embeddings[0]).items()}
         leaves = [tensor.requires_grad_() for tensor in cached.values()]
         teacher_outputs = None if self.teacher is None else _concatenated(teachers)
@@ -337,7 +350,7 @@ class SaclTrainer(SavingTrainer):
                 parts = {name: value * _share_of_chunk(name, chunk, inputs) for name, value in losses.items()}
                 fusion = self._weighted_sum(parts) * share
                 rows = slice(index * chunk_size, (index + 1) * chunk_size)
-                carried = sum((outputs[name] * gradients[name][rows]).sum() for name in EMBEDDINGS)
+                carried = sum((outputs[name] * gradients[name][rows]).sum() for name in per_row)
                 if index == 0:
                     scalars = self._scalars_of_contrast(outputs)
                     carried = carried + sum(value * gradients[name] for name, value in scalars.items())
@@ -382,9 +395,8 @@ class SaclTrainer(SavingTrainer):
         similarity = None
         if teacher_outputs is not None:
             similarity = contrastive_logits(*_normalized(teacher_outputs))
-        return self._call(
+        return self._call_once(
             model,
-            self.model,
             inputs,
             with_itm=self.args.itm_weight > 0,
             hard_negative_strength=self._regulation_strength() if self.args.regulate_hard_negatives else 0.0,
@@ -398,6 +410,20 @@ class SaclTrainer(SavingTrainer):
         """Calls a model, whose locked towers answer with their features where the batch has them."""
         with cached_towers(unwrapped, inputs) as inputs:
             return model(**self._model_inputs(inputs, **options))
+
+    def _call_once(
+        self, model: Callable[..., ModelOutput], inputs: dict[str, torch.Tensor], **options: Any
+    ) -> ModelOutput:
+        """Calls the model in training; what the objective compares with beyond the pairs is in the same forward."""
+        kind = self._extra_texts()
+        if kind is None:
+            return self._call(model, self.model, inputs, **options)
+        inputs, per_pair = with_extra_texts(inputs, kind, self._forward_arguments, EXTRA_TEXTS_HINTS.get(kind, ""))
+        pairs = len(inputs["pair_ids"])
+        return part_texts(self._call(model, self.model, inputs, num_extra_texts=per_pair * pairs, **options), pairs)
+
+    def _extra_texts(self) -> str | None:
+        return getattr(self.objective, "extra_texts", None)
 
     def _embed(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings of a batch by the model, of unit length."""
@@ -432,6 +458,7 @@ class SaclTrainer(SavingTrainer):
             # A guide knows from the start what an early model does not.
             regulation_strength=self._regulation_strength(warmed_up=guide is not None),
             distillation_weight=self._distillation_weight(),
+            extra_texts=self._compare_extra_texts(outputs, inputs, counts),
             **self._scalars_of_contrast(outputs),
         )
         self._keep_for_queue(batch)
@@ -454,6 +481,15 @@ class SaclTrainer(SavingTrainer):
             anchors=features if self.args.local_loss else gathered,
             candidates=(gathered,) if queued is None else (gathered, queued),
         )
+
+    def _compare_extra_texts(
+        self, outputs: ModelOutput | dict[str, torch.Tensor], inputs: dict[str, torch.Tensor], counts: list[int]
+    ) -> ExtraTexts | None:
+        kind = self._extra_texts()
+        if kind is None:
+            return None
+        embeds = nn.functional.normalize(outputs["extra_text_embeds"], dim=-1)
+        return compare_extra_texts(embeds, inputs, kind, counts, local=self.args.local_loss)
 
     def _fusion_losses(
         self, outputs: ModelOutput, teacher_outputs: ModelOutput | None, inputs: dict[str, torch.Tensor]
@@ -874,7 +910,8 @@ def _guide_features(inputs: dict[str, torch.Tensor]) -> PairFeatures | None:
 
 def _concatenated(chunks: list[ModelOutput]) -> dict[str, torch.Tensor]:
     """The embeddings of a batch from those of its chunks."""
-    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in EMBEDDINGS}
+    names = [name for name in EMBEDDINGS if chunks[0].get(name) is not None]
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in names}
 
 
 def _share_of_process(counts: list[int], rows: int) -> float:
