@@ -33,7 +33,7 @@ from .renamed_weights import load_renamed_weights
 from .run_lock import RunLock
 from .sacl_config import SaclTrainingArguments
 from .sharding import with_scalars
-from .shared_checkpoints import LAST_CHECKPOINT, HubCheckpoint, fetch_checkpoint
+from .shared_checkpoints import LAST_CHECKPOINT, HubCheckpoint, arrays_allowed, fetch_checkpoint
 from .sharing import (
     PUSHED_STEP_NAME,
     BackgroundPushes,
@@ -303,6 +303,10 @@ class SavingTrainer(Trainer):
         with tensors_only():
             super()._load_best_model()
         load_renamed_weights(self.model, self.state.best_model_checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with arrays_allowed():  # A push may be reading its copy.
+            super()._load_rng_state(checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with tensors_only():
