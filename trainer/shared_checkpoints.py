@@ -52,8 +52,8 @@ _LOADING = threading.RLock()
 @contextmanager
 def arrays_allowed() -> Iterator[None]:
     """
-    Inside, `torch.load` takes arrays of numpy for plain values, in one thread at a time: what it takes is a list of the
-    whole process, and who has put something on it takes it off again, whoever still needs it.
+    Inside, `torch.load` takes arrays of numpy for plain values, in one thread at a time: what it takes is a list of
+    the whole process, and who has put something on it takes it off again, whoever still needs it.
     """
     with _LOADING, safe_globals():
         yield
