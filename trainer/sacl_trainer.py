@@ -28,7 +28,8 @@ from .checkpoints import (
     PendingLogs,
     set_aside,
 )
-from .data import PairCollator, SeededPairs, SeededStream, undecoded, with_pair_ids
+from .data import PairCollator, SeededPairs, SeededStream, SkippedPair, undecoded, with_pair_ids
+from .data.usable import usable_rows
 from .distributed import gather, row_counts
 from .embedding import dual_encoder
 from .evaluation import Relevance, evaluate_retrieval
@@ -49,6 +50,7 @@ from .queue import FeatureQueue, PairFeatures
 from .sacl_config import GUIDE_SCHEDULES, SaclTrainingArguments
 from .saving import SavingTrainer
 from .sharding import gathered, make_sliceable, shard_beside, slice_again, whole
+from .skipped_pairs import SkippedPairs, counts_by_reason, take_skipped
 from .stability import NonFiniteGuard
 
 
@@ -76,7 +78,8 @@ class SaclTrainer(SavingTrainer):
             Defaults to `SaclTrainingArguments(output_dir="tmp_trainer")`.
         data_collator ([`PairCollator`], *optional*):
             Makes batches of pairs. Defaults to a [`PairCollator`] with the processor and train-time augmentation. If
-            it has a method `for_evaluation`, evaluation uses what that returns.
+            it has a method `for_evaluation`, evaluation uses what that returns; if it has a method `read`, a pair that
+            cannot be read gives its place in the batch to another ([`UsablePairs`]).
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
             Pairs with the columns `image`, `caption` or `captions`, and optionally `pair_id` (see [`load_pairs`]).
         eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*):
@@ -209,6 +212,8 @@ class SaclTrainer(SavingTrainer):
             "eval": defaultdict(list),
         }
         self._pending_logs = PendingLogs(self)
+        self._skipped = SkippedPairs(args.max_skipped_ratio, args.output_dir if self.is_world_process_zero() else None)
+        self._skipped_in_evaluation: list[SkippedPair] = []
         self._seeded_pairs: SeededPairs | None = None
         # On the CPU reading a number costs nothing.
         self._guard = NonFiniteGuard(args.nan_policy, deferred=args.device.type != "cpu")
@@ -285,6 +290,7 @@ class SaclTrainer(SavingTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """One forward and backward: of the whole batch, or chunk by chunk if it exceeds `contrastive_chunk_size`."""
+        self._skipped.count(len(inputs["pair_ids"]), take_skipped(inputs), self.state.global_step)
         chunk_size = self.args.contrastive_chunk_size
         if chunk_size is None or len(inputs["pair_ids"]) <= chunk_size:
             return super().training_step(model, inputs, num_items_in_batch)
@@ -527,6 +533,7 @@ class SaclTrainer(SavingTrainer):
             self.train_dataset = SeededStream(dataset, seed)
         elif hasattr(dataset, "__len__"):
             self.train_dataset = self._seeded_pairs = SeededPairs(dataset, seed)
+        self.train_dataset = usable_rows(self.train_dataset, self.data_collator)
         # Each process makes its own batches, of its own share of a stream: made by one process for all, they would
         # all have to be of the same width.
         dispatch = bool(self.accelerator.dispatch_batches)
@@ -543,6 +550,7 @@ class SaclTrainer(SavingTrainer):
         self._metrics["train"].clear()
         self._fresh_features.clear()
         self._pending_logs.carry_over()
+        self._skipped.start(resumed=self.state.global_step > 0)
 
     def start_epoch(self, epoch: int) -> None:
         """Draws captions, augmentation and masks anew."""
@@ -642,7 +650,11 @@ class SaclTrainer(SavingTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs every component of the loss as a curve of its own, beside what [`Trainer`] logs."""
         if "loss" in logs:
-            logs = {**logs, **self._drain("train")}
+            logs = {**logs, **self._drain("train"), **self._skipped.since_last_log()}
+        elif "train_runtime" in logs:
+            self._skipped.flush()
+            # Into what `train` returns as well.
+            logs.update({f"train_{name}": count for name, count in sorted(self._skipped.totals.items())})
         super().log(logs, start_time)
 
     def _watch(self, losses: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor], training: bool = True) -> bool:
@@ -656,9 +668,9 @@ class SaclTrainer(SavingTrainer):
         datasets = self.eval_dataset
         if isinstance(eval_dataset, str):
             # The parent is told the name, under which it keeps persistent workers.
-            self.eval_dataset = {eval_dataset: _evaluation_pairs(datasets[eval_dataset])}
+            self.eval_dataset = {eval_dataset: self._evaluation_rows(datasets[eval_dataset])}
         elif eval_dataset is not None or datasets is not None:
-            eval_dataset = _evaluation_pairs(datasets if eval_dataset is None else eval_dataset)
+            eval_dataset = self._evaluation_rows(datasets if eval_dataset is None else eval_dataset)
         try:
             with self._evaluation_collator():
                 return super().get_eval_dataloader(eval_dataset)
@@ -668,7 +680,11 @@ class SaclTrainer(SavingTrainer):
     def get_test_dataloader(self, test_dataset: Any) -> torch.utils.data.DataLoader:
         """The data of [`~Trainer.predict`], without chance like those of an evaluation."""
         with self._evaluation_collator():
-            return super().get_test_dataloader(_evaluation_pairs(test_dataset))
+            return super().get_test_dataloader(self._evaluation_rows(test_dataset))
+
+    def _evaluation_rows(self, dataset: Any) -> Any:
+        """As evaluation reads them; what cannot be read is left out, and nothing put in its place."""
+        return usable_rows(_evaluation_pairs(dataset), self.eval_collator, fill=False)
 
     @contextmanager
     def _evaluation_collator(self):
@@ -694,6 +710,7 @@ class SaclTrainer(SavingTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None, torch.Tensor | None]:
         """The loss of an evaluation batch; as predictions `(image_embeds, text_embeds)`, as labels the pair ids."""
+        self._skipped_in_evaluation.extend(take_skipped(inputs))
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
@@ -724,7 +741,8 @@ class SaclTrainer(SavingTrainer):
             output = super().evaluation_loop(dataloader, description, *args, **kwargs)
         if self.teacher is not None:
             slice_again(self.teacher.model)
-        metrics = self._drain("eval")
+        metrics = self._drain("eval") | counts_by_reason(self._skipped_in_evaluation)
+        self._skipped_in_evaluation.clear()
         if description == "Evaluation" and self.processing_class is not None:
             dataset = _evaluation_pairs(self._retrieval_dataset)
             model = self.accelerator.unwrap_model(self.model)
@@ -736,6 +754,7 @@ class SaclTrainer(SavingTrainer):
                     batch_size=self.args.eval_batch_size,
                     relevance=None if self.eval_relevance is None else self.eval_relevance(dataset),
                     chunk_size=self.args.retrieval_chunk_size,
+                    on_error="skip",
                     show_progress=not self.args.disable_tqdm and self.is_local_process_zero(),
                 )
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
@@ -749,6 +768,7 @@ class SaclTrainer(SavingTrainer):
             "queue": self.queue,
             "guide_queue": self.guide_queue,
             "logs": self._pending_logs,
+            "skipped": self._skipped,
         }
         return {prefix: part for prefix, part in parts.items() if part is not None}
 

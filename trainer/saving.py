@@ -275,7 +275,7 @@ class SavingTrainer(Trainer):
 
     def _restore_training_state(self, path: str) -> None:
         # What is not logged yet is no loss worth stopping for.
-        if not os.path.exists(path) and set(self._stateful_parts()) <= {"logs"}:
+        if not os.path.exists(path) and set(self._stateful_parts()) <= {"logs", "skipped"}:
             return
         # Processes on one processor call theirs "cpu:0", which safetensors does not know.
         device = "cpu" if self.args.device.type == "cpu" else str(self.args.device)

@@ -8,6 +8,7 @@ from .pairs import clean_captions, content_pair_id, load_pairs, pair_ids_tensor,
 from .question_answering import QuestionAnsweringCollator, frequent_answers, load_vqa, weigh_answers
 from .seeding import SeededPairs, SeededStream
 from .transforms import ImageDecodingError, PairRandAugment, decode_image, pair_augmentation, to_rgb
+from .usable import SkippedPair, UsablePairs, UsableStream
 
 
 __all__ = [
@@ -19,6 +20,9 @@ __all__ = [
     "QuestionAnsweringCollator",
     "SeededPairs",
     "SeededStream",
+    "SkippedPair",
+    "UsablePairs",
+    "UsableStream",
     "clean_captions",
     "content_pair_id",
     "decode_image",

@@ -16,6 +16,13 @@ from .pairs import hash_63_bits
 ROW_SEED = "__row_seed__"
 
 
+def rows_of(dataset: Any, indices: list[int]) -> list[Mapping[str, Any]]:
+    """Some rows of a data set, at once where it can."""
+    if hasattr(dataset, "__getitems__"):
+        return dataset.__getitems__(indices)
+    return [dataset[index] for index in indices]
+
+
 class SeededPairs(torch.utils.data.Dataset):
     """
     A data set whose rows carry a seed, made of the run's seed, the epoch and the row's number.
@@ -46,11 +53,10 @@ class SeededPairs(torch.utils.data.Dataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        fetch = getattr(self.dataset, "__getitems__", lambda indices: [self.dataset[index] for index in indices])
         epoch = int(self._epoch)
         return [
             {**row, ROW_SEED: hash_63_bits(f"{self.seed} {epoch} {index}".encode())}
-            for index, row in zip(indices, fetch(indices), strict=True)
+            for index, row in zip(indices, rows_of(self.dataset, indices), strict=True)
         ]
 
 
