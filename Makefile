@@ -5,6 +5,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TEST_ARGS ?=
 DEMO_ARGS ?=
+FUZZ_SECONDS ?= 60
 
 FINGERPRINT := $(shell $(PYTHON) -c 'import hashlib, os, sys; \
 	sys.version_info >= (3, 11) or sys.exit(); \
@@ -13,15 +14,16 @@ FINGERPRINT := $(shell $(PYTHON) -c 'import hashlib, os, sys; \
 VENV := .venv-$(FINGERPRINT)
 RUN := $(VENV)/bin/python
 
-# Nothing from outside the checkout is imported in place of it; nothing here needs the network once the venv stands.
+# Nothing from outside the checkout is imported in place of it. Once the venv stands, nothing here needs the network but
+# audit-dependencies, whose answers are elsewhere, and fuzz, the first time.
 unexport PYTHONPATH
 test test-slow demo docs: export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo docs test test-slow quality style clean
+.PHONY: help venv demo docs test test-slow quality audit-dependencies fuzz style clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: venv ## Pre-train a small model on the embedded emoji and show what it finds (DEMO_ARGS="--seed 1")
 	$(RUN) examples/demo.py --output_dir runs/demo $(DEMO_ARGS)
@@ -32,11 +34,19 @@ test: venv ## Run the tests, a file to each core (TEST_ARGS="-k loss" is passed 
 test-slow: venv ## Run the tests that are marked slow
 	$(RUN) -m pytest -m slow $(TEST_ARGS) || test $$? -eq 5 # 5: there are none
 
-quality: venv ## Check style, formatting, types and docstrings
+quality: venv ## Check style, formatting, types, docstrings, and dependencies for known flaws
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(RUN) -m tests.check_docstrings
+	$(RUN) -m tests.check_dependencies
+
+audit-dependencies: venv ## Check dependencies for known flaws; without a network that fails, in `quality` it is told
+	$(RUN) -m tests.check_dependencies --strict
+
+fuzz: venv ## Feed the readers of files with broken ones, for FUZZ_SECONDS=60 each
+	$(RUN) -m pip install -qq --constraint constraints.txt atheris
+	$(RUN) -m tests.security.fuzz $(FUZZ_SECONDS)
 
 style: venv ## Put style and formatting right, as far as that can be done automatically
 	$(RUN) -m ruff check --fix .

@@ -45,7 +45,12 @@ METRICS = {
 }
 
 
-def options_of(guide: str | None = None, token: str = "true", *, keep_rate: float) -> list[str]:
+def options_of(
+    guide: str | None = None,
+    token: str = "true",  # noqa: S107 (a token of the image, no secret)
+    *,
+    keep_rate: float,
+) -> list[str]:
     """The demonstration's options for a variant."""
     if guide is None:
         return []

@@ -334,6 +334,9 @@ class SaclConfig(PreTrainedConfig):
             Width of `image_embeds` and `text_embeds`.
         logit_scale_init_value (`float`, *optional*, defaults to 2.6592600369327783):
             Initial value of the logarithm of the inverse temperature, `log(1 / 0.07)`.
+        logit_bias_init_value (`float`, *optional*):
+            Gives the model a learned bias of its logits with this initial value, which the sigmoid loss of SigLIP
+            needs (there -10, with `logit_scale_init_value=math.log(10)`). Defaults to none: a softmax cancels it.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the initial weights of projections and heads.
         tie_word_embeddings (`bool`, *optional*, defaults to `True`):
@@ -371,6 +374,7 @@ class SaclConfig(PreTrainedConfig):
     fusion_encoder_config: dict | SaclFusionConfig | None = None
     projection_dim: int = 256
     logit_scale_init_value: int | float = 2.6592600369327783
+    logit_bias_init_value: int | float | None = None
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
     num_answer_decoder_layers: int | None = None

@@ -701,7 +701,7 @@ def _build_processor(
         return None, [f"The folder has no processor, since no tokenizer was asked for; to have one, {later}"]
     if isinstance(tokenizer, str):
         try:
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
         except Exception as error:  # Offline, not found, not readable: the model is no worse for it.
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             return None, [

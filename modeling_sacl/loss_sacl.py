@@ -6,7 +6,8 @@ Everything contrastive in this project is one formula, *cross-entropy with an ad
     loss_i = - sum_j  target_ij * log_softmax_j( logit_scale * cos_ij + log w_ij )
 
 InfoNCE has `w = 1` and one-hot targets, SACL lowers `w` where a negative resembles the positive, filtering sets `w` to
-0, several positives share a target row, and momentum distillation softens it.
+0, several positives share a target row, and momentum distillation softens it. Two losses of others are not of this
+form, and stand beside it: [`sigmoid_contrastive_loss`] and [`separate_positives_contrastive_loss`].
 
 Source: Jiang et al., "Vision Language Pre-training by Contrastive Learning with Cross-Modal Similarity Regulation",
 ACL 2023, [arXiv 2305.04474](https://huggingface.co/papers/2305.04474).
@@ -252,10 +253,7 @@ def weighted_contrastive_loss(
         ("soft_targets", soft_targets),
         ("denominator_mask", denominator_mask),
     ):
-        if tensor is not None and tensor.shape != logits.shape:
-            raise ValueError(
-                f"`{name}` must have the shape of the logits {tuple(logits.shape)}, got {tuple(tensor.shape)}."
-            )
+        _check_shape(name, tensor, logits)
     logits = full_precision(logits)
     if log_weights is not None:
         logits = logits + log_weights.to(logits.dtype)
@@ -271,10 +269,80 @@ def weighted_contrastive_loss(
         normalizers = logits.masked_fill(~denominator_mask, -torch.inf).logsumexp(dim=-1, keepdim=True)
         log_probabilities = logits - torch.where(denominator_mask.any(dim=-1, keepdim=True), normalizers, logits)
     losses = -torch.where(targets == 0, 0.0, targets * log_probabilities).sum(dim=-1)
-    has_positive = num_positives > 0
-    # An anchor that is left out counts nothing, but garbage in its row must not pass unseen.
-    left_out = torch.where(log_probabilities.isnan().any(dim=-1), torch.nan, 0.0)
-    return torch.where(has_positive, losses, left_out).sum() / has_positive.sum().clamp(min=1)
+    return _mean_over(num_positives > 0, losses, log_probabilities)
+
+
+def sigmoid_contrastive_loss(logits: torch.Tensor, positive_mask: torch.Tensor) -> torch.Tensor:
+    r"""
+    Every anchor with every candidate as a question of its own, one direction: do these two belong together?
+
+        loss_i = - sum_j log sigmoid( l_ij * logits_ij ),    l_ij = 1 for j in P_i, else -1
+
+    Nothing is normalised over candidates, so this is no cross-entropy with weights, but a sum over entries.
+
+    Args:
+        logits (`torch.Tensor` of shape `(num_anchors, num_candidates)`):
+            Scaled cosines plus a bias, without which the many negatives would drown the few positives at the start.
+        positive_mask (`torch.Tensor` of shape `(num_anchors, num_candidates)`, bool):
+            The positives P of each anchor; it may have any number, none included.
+
+    Returns:
+        `torch.Tensor`, scalar: the mean over the anchors of the sum over the candidates. NaN in the input is NaN in
+        the output.
+
+    Raises:
+        ValueError: if mask and logits differ in shape.
+
+    Source: Zhai et al., ICCV 2023 ([arXiv 2303.15343](https://huggingface.co/papers/2303.15343)).
+    """
+    _check_shape("positive_mask", positive_mask, logits)
+    logits = full_precision(logits)
+    return -nn.functional.logsigmoid(torch.where(positive_mask, logits, -logits)).sum() / max(len(logits), 1)
+
+
+def separate_positives_contrastive_loss(logits: torch.Tensor, positive_mask: torch.Tensor) -> torch.Tensor:
+    r"""
+    Cross-entropy of each positive with the negatives alone, one direction: positives do not compete with one another.
+
+        loss_i = - 1/|P_i| sum_{p in P_i} log( f_ip / ( f_ip + sum_{j not in P_i} f_ij ) ),    f = exp(logits)
+
+    With one positive for each anchor this is [`weighted_contrastive_loss`] without weights.
+
+    Args:
+        logits (`torch.Tensor` of shape `(num_anchors, num_candidates)`):
+            Scaled cosines.
+        positive_mask (`torch.Tensor` of shape `(num_anchors, num_candidates)`, bool):
+            The positives P of each anchor. Anchors without one are left out of the mean.
+
+    Returns:
+        `torch.Tensor`, scalar: the mean over the anchors that have a positive; 0, with gradient 0, if none has. An
+        anchor without negatives has loss 0. NaN in the input is NaN in the output, never hidden.
+
+    Raises:
+        ValueError: if mask and logits differ in shape.
+
+    Source: Gupta et al., ICLR 2024 ([arXiv 2310.10636](https://huggingface.co/papers/2310.10636)).
+    """
+    _check_shape("positive_mask", positive_mask, logits)
+    logits = full_precision(logits)
+    negatives = logits.masked_fill(positive_mask, -torch.inf).logsumexp(dim=-1, keepdim=True)
+    losses = nn.functional.softplus(negatives - logits)
+    num_positives = positive_mask.sum(dim=-1)
+    means = torch.where(positive_mask, losses, 0.0).sum(dim=-1) / num_positives.clamp(min=1)
+    return _mean_over(num_positives > 0, means, logits)
+
+
+def _check_shape(name: str, tensor: torch.Tensor | None, logits: torch.Tensor) -> None:
+    if tensor is not None and tensor.shape != logits.shape:
+        raise ValueError(
+            f"`{name}` must have the shape of the logits {tuple(logits.shape)}, got {tuple(tensor.shape)}."
+        )
+
+
+def _mean_over(counted: torch.Tensor, losses: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """The mean loss of the anchors that count. The others count nothing, but garbage in their rows is not hidden."""
+    left_out = torch.where(seen.isnan().any(dim=-1), torch.nan, 0.0)
+    return torch.where(counted, losses, left_out).sum() / counted.sum().clamp(min=1)
 
 
 def similarity_regulated_contrastive_loss(
@@ -417,6 +485,8 @@ __all__ = [
     "log_regulation_weights",
     "mix_similarities",
     "regulation_weights",
+    "separate_positives_contrastive_loss",
+    "sigmoid_contrastive_loss",
     "similarity_regulated_contrastive_loss",
     "weighted_contrastive_loss",
 ]

@@ -88,7 +88,7 @@ class SaclOutput(ModelOutput):
         loss (`torch.Tensor`, scalar, *optional*, returned when `return_loss=True`):
             The similarity-regulated contrastive loss of the batch.
         logits_per_image (`torch.Tensor` of shape `(image_batch_size, text_batch_size)`):
-            Cosines of images with texts, divided by the temperature.
+            Cosines of images with texts, divided by the temperature, plus the bias if the model has one.
         logits_per_text (`torch.Tensor` of shape `(text_batch_size, image_batch_size)`):
             The transpose of `logits_per_image`.
         text_embeds (`torch.Tensor` of shape `(text_batch_size, projection_dim)`):
@@ -399,6 +399,8 @@ class SaclPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.position_embedding, std=self.config.initializer_range)
         elif isinstance(module, SaclModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
+            if module.logit_bias is not None:
+                init.constant_(module.logit_bias, self.config.logit_bias_init_value)
 
     def set_patch_selection(
         self,
@@ -875,6 +877,8 @@ class SaclModel(SaclPreTrainedModel):
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim)
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        bias = config.logit_bias_init_value
+        self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -1097,6 +1101,8 @@ class SaclModel(SaclPreTrainedModel):
         text_embeds = nn.functional.normalize(text_outputs.pooler_output, dim=-1)
         logit_scale = self.logit_scale.exp()
         logits_per_image = contrastive_logits(image_embeds, text_embeds, logit_scale)
+        if self.logit_bias is not None:
+            logits_per_image = logits_per_image + self.logit_bias
 
         loss = None
         if return_loss:

@@ -40,6 +40,8 @@ class SaclForPreTrainingOutput(SaclForImageTextRetrievalOutput):
             L2-normalised text embeddings.
         logit_scale (`torch.Tensor`, scalar):
             The inverse of the temperature.
+        logit_bias (`torch.Tensor`, scalar, *optional*, returned if the model has one):
+            The bias of a sigmoid loss.
         itm_logits (`torch.Tensor` of shape `(3 * batch_size, 2)`, *optional*, returned with `with_itm=True`):
             Scores of "no match" and "match" for the pairs, then every image with a hard negative text, then every text
             with a hard negative image.

@@ -43,6 +43,8 @@ class SaclForImageTextRetrievalOutput(ModelOutput):
             L2-normalised text embeddings.
         logit_scale (`torch.Tensor`, scalar):
             The inverse of the temperature.
+        logit_bias (`torch.Tensor`, scalar, *optional*, returned if the model has one):
+            The bias of a sigmoid loss.
         itm_logits (`torch.Tensor` of shape `(3 * batch_size, 2)`, *optional*, returned with `with_itm=True`):
             Scores of "no match" and "match" for the pairs, then every image with a hard negative text, then every text
             with a hard negative image.
@@ -56,6 +58,7 @@ class SaclForImageTextRetrievalOutput(ModelOutput):
     image_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
     logit_scale: torch.Tensor | None = None
+    logit_bias: torch.Tensor | None = None
     itm_logits: torch.Tensor | None = None
     itm_labels: torch.Tensor | None = None
 
@@ -291,6 +294,7 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         outputs.image_embeds = nn.functional.normalize(vision_outputs.pooler_output, dim=-1)
         outputs.text_embeds = nn.functional.normalize(text_outputs.pooler_output, dim=-1)
         outputs.logit_scale = self.sacl.logit_scale.exp()
+        outputs.logit_bias = self.sacl.logit_bias
         return vision_outputs, text_outputs
 
     def _add_matching(

@@ -187,7 +187,7 @@ def _load_vision(vision: str | PreTrainedModel) -> tuple[SaclVisionConfig, Weigh
     """Configuration and weights, in our names, of a published image tower."""
     name = vision if isinstance(vision, str) else type(vision).__name__
     if isinstance(vision, str):
-        vision = AutoModel.from_pretrained(vision)
+        vision = AutoModel.from_pretrained(vision, trust_remote_code=False)
     tower = vision.base_model
     tower = getattr(tower, "vision_model", tower)
     config = tower.config
@@ -237,12 +237,14 @@ def _load_text(text: str | PreTrainedModel) -> tuple[PreTrainedConfig, Weights, 
     """Configuration, weights of the encoder, and of the masked-language head (our names; empty if there is none)."""
     untrained_head = False
     if isinstance(text, str):
-        name, model_type = text, AutoConfig.from_pretrained(text).model_type
+        name, model_type = text, AutoConfig.from_pretrained(text, trust_remote_code=False).model_type
         if model_type in AutoModelForMaskedLM._model_mapping._model_mapping:
-            text, report = AutoModelForMaskedLM.from_pretrained(text, output_loading_info=True)
+            text, report = AutoModelForMaskedLM.from_pretrained(
+                text, output_loading_info=True, trust_remote_code=False
+            )
             untrained_head = any(key.startswith(("cls.", "lm_head.", "generator_")) for key in report["missing_keys"])
         else:
-            text = AutoModel.from_pretrained(text)
+            text = AutoModel.from_pretrained(text, trust_remote_code=False)
     else:
         name = type(text).__name__
     encoder = text.base_model

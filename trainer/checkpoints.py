@@ -197,7 +197,21 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
         raise ValueError(f"{path.name} has the format version {version!r}, but {MANIFEST_VERSION} was expected")
     if _hash_of_list(files) != seal:
         raise ValueError(f"{path.name} has been changed: its list of files is not the one that was sealed")
+    _check_entries(path, files)
     return files
+
+
+def _check_entries(path: Path, files: Any) -> None:
+    """A hash is no signature, so whoever wrote the list may have written anything into it."""
+    entries = files.items() if isinstance(files, dict) else [(files, None)]
+    for name, expected in entries:
+        told = isinstance(expected, dict) and {"size": int, "xxh3_128": str} == {
+            key: type(value) for key, value in expected.items()
+        }
+        if not told:
+            raise ValueError(f"{path.name} lists {name!r:.200} without its size and hash")
+        if Path(name).is_absolute() or not (path.parent / name).resolve().is_relative_to(path.parent.resolve()):
+            raise ValueError(f"{path.name} lists {name!r:.200}, which is not in the checkpoint")
 
 
 # What is in a pickle ---------------------------------------------------------------------------------------------

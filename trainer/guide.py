@@ -67,9 +67,31 @@ class Guide:
             )
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike) -> "Guide":
-        """The model of a folder or Hub id with the processor, tokenizer or image processor that lies beside it."""
-        return cls(AutoModel.from_pretrained(name), AutoProcessor.from_pretrained(name))
+    def from_pretrained(
+        cls, name: str | os.PathLike, *, revision: str | None = None, trust_remote_code: bool = False
+    ) -> "Guide":
+        """
+        The model of a folder or Hub id with the processor, tokenizer or image processor that lies beside it.
+
+        Args:
+            name (`str` or `os.PathLike`):
+                The folder or Hub id.
+            revision (`str`, *optional*):
+                Branch, tag or commit on the Hub.
+            trust_remote_code (`bool`, *optional*, defaults to `False`):
+                Whether to run code that lies beside the model.
+
+        Raises:
+            ValueError: if the model needs code of its own, and that is not trusted.
+
+        Example:
+
+        ```python
+        >>> guide = Guide.from_pretrained("openai/clip-vit-base-patch32")
+        ```
+        """
+        options = {"revision": revision, "trust_remote_code": trust_remote_code}
+        return cls(AutoModel.from_pretrained(name, **options), AutoProcessor.from_pretrained(name, **options))
 
     @property
     def columns(self) -> tuple[str, ...]:

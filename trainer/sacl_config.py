@@ -41,14 +41,25 @@ class SaclTrainingArguments(TrainingArguments):
             `"dcl"` (no positive in the denominator), `"debiased"` (negatives corrected for positives among them),
             `"hcl"` (hard negatives count more), `"gist"` (what a guide finds closer than the pair is no negative),
             `"xclr"` (targets from a guide's similarities of texts), `"cwcl"` (every candidate a positive by its
-            similarity within a modality) or `"softclip"` (targets shared with similar pairs of the same modality).
+            similarity within a modality), `"softclip"` (targets shared with similar pairs of the same modality),
+            `"siglip"` (each pair judged by itself, for models with a `logit_bias`), `"filter"` (similar negatives
+            removed), `"multi_positive"` (positives of one pair id do not compete with one another) or `"graded"`
+            (ours: SACL, and a second contrast at a warm temperature that learns how right a negative is).
         regulation_strength (`float`, *optional*, defaults to 1.0):
             How strongly similar negatives are spared, >= 0: 1 is the paper's formula, 0 is InfoNCE.
         regulation_warmup (`float`, *optional*, defaults to 0.1):
             Share or steps over which the strength rises linearly from 0, since an early model knows little of
             similarity.
         filter_threshold (`float`, *optional*):
-            In (0, 1): remove negatives whose weight is under it, instead of regulating.
+            In (0, 1): remove negatives whose weight is under it, instead of regulating. For `"filter"`, which does
+            nothing else, 0.3 if it is not set.
+        regulation_quantile (`float`, *optional*):
+            In (0, 1): regulate only above this quantile of an anchor's similarities, for `"sacl"` and `"graded"`. Not
+            of the paper, and not with `loss_block_size`.
+        graded_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the second contrast of `"graded"`, >= 0.
+        graded_temperature (`float`, *optional*, defaults to 0.1):
+            Its temperature, > 0, which is not learned.
         regulate_hard_negatives (`bool`, *optional*, defaults to `True`):
             Whether the hard negatives of image-text matching are drawn with the regulation weights too. A false
             negative labelled "no match" is the same mistake again.
@@ -66,7 +77,8 @@ class SaclTrainingArguments(TrainingArguments):
             out by `"gist"`; in [-2, 2]. A guide of one modality finds every pair fully alike, and needs a margin
             above 0 to leave anything out.
         target_temperature (`float`, *optional*, defaults to 0.1):
-            Temperature of the softmax that makes targets of similarities, > 0: for `"xclr"` and `"softclip"`.
+            Temperature of the softmax that makes targets of similarities, > 0: for `"xclr"`, `"softclip"` and
+            `"graded"`.
         momentum (`float`, *optional*, defaults to 0.995):
             Momentum of the teacher, in [0, 1). `None` trains without one: less memory and time, and the model's own
             detached similarity regulates.
@@ -176,6 +188,13 @@ class SaclTrainingArguments(TrainingArguments):
         default=0.0, metadata={"help": "Share (< 1) or steps over which the negatives of matching turn hard."}
     )
 
+    regulation_quantile: float | None = field(
+        default=None, metadata={"help": "Regulate only above this quantile of an anchor's similarities."}
+    )
+    graded_weight: float = field(default=1.0, metadata={"help": "Weight of the second contrast, for graded."})
+    graded_temperature: float = field(
+        default=0.1, metadata={"help": "Temperature of the second contrast, which is not learned, for graded."}
+    )
     debiased_prior: float = field(
         default=0.1, metadata={"help": "Share of positives among the negatives, for debiased and hcl."}
     )
@@ -186,7 +205,7 @@ class SaclTrainingArguments(TrainingArguments):
         default=0.0, metadata={"help": "How much less similar than the pair a negative is left out, for gist."}
     )
     target_temperature: float = field(
-        default=0.1, metadata={"help": "Temperature of targets made of similarities, for xclr and softclip."}
+        default=0.1, metadata={"help": "Temperature of targets made of similarities, for xclr, softclip and graded."}
     )
 
     # Teacher and queue.
@@ -290,6 +309,12 @@ class SaclTrainingArguments(TrainingArguments):
             raise ValueError("`momentum` must be below 1: at 1 the teacher would never learn.")
         if self.filter_threshold is not None and not 0 < self.filter_threshold < 1:
             raise ValueError(f"`filter_threshold` must be in (0, 1), got {self.filter_threshold}.")
+        if self.regulation_quantile is not None and not 0 < self.regulation_quantile < 1:
+            raise ValueError(f"`regulation_quantile` must be in (0, 1), got {self.regulation_quantile}.")
+        if self.regulation_quantile is not None and self.loss_block_size is not None:
+            raise ValueError(
+                "`regulation_quantile` needs all similarities of an anchor at once: set `loss_block_size=None`."
+            )
         if self.min_temperature > self.max_temperature:
             raise ValueError(
                 f"`min_temperature` ({self.min_temperature}) is above `max_temperature` ({self.max_temperature})."
@@ -305,6 +330,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "regulation_strength": (0, 1e3),
     "regulation_warmup": (0, float("inf")),
     "hard_negative_warmup": (0, float("inf")),
+    "graded_weight": (0, float("inf")),
+    "graded_temperature": (1e-6, float("inf")),
     "debiased_prior": (0, 0.99),
     "hard_negative_concentration": (0, 1e3),
     "guide_margin": (-2, 2),

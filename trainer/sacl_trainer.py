@@ -57,6 +57,8 @@ from .stability import NonFiniteGuard
 logger = logging.get_logger(__name__)
 
 TRAINING_STATE_NAME = "sacl_training_state.safetensors"
+# What the contrast sees of a pair.
+EMBEDDINGS = ("image_embeds", "text_embeds")
 # Seconds for a push to end, when the training has ended with an error.
 PATIENCE_AFTER_FAILURE = 600
 
@@ -67,9 +69,9 @@ class SaclTrainer(SavingTrainer):
 
     It trains [`SaclForPreTraining`] with contrast, matching and masked language modeling, and any dual encoder whose
     output has `image_embeds` and `text_embeds` ([`CLIPModel`], [`SaclModel`] ...) with contrast alone. (The
-    `logit_bias` of [`SiglipModel`] is of its sigmoid loss: the softmax here does not use it.) The momentum teacher and
-    the feature queue live beside the model, are saved with every checkpoint and restored by `resume_from_checkpoint`,
-    and are never part of the saved model.
+    `logit_bias` of [`SiglipModel`] learns with `objective="siglip"`; a softmax does not use it.) The momentum teacher
+    and the feature queue live beside the model, are saved with every checkpoint and restored by
+    `resume_from_checkpoint`, and are never part of the saved model.
 
     Args:
         model ([`PreTrainedModel`] or `str`):
@@ -152,7 +154,8 @@ class SaclTrainer(SavingTrainer):
         if not isinstance(args, SaclTrainingArguments):
             raise TypeError(f"`args` must be `SaclTrainingArguments`, got `{type(args).__name__}`.")
         if isinstance(model, str):
-            processing_class = AutoProcessor.from_pretrained(model) if processing_class is None else processing_class
+            if processing_class is None:
+                processing_class = AutoProcessor.from_pretrained(model, trust_remote_code=False)
             model = _load_model(model)
         if peft_config is not None:
             model = _with_adapters(model, peft_config)
@@ -244,7 +247,8 @@ class SaclTrainer(SavingTrainer):
         matches = self._has_fusion and self.args.itm_weight > 0
         fusion = () if matches or self._masks_text(self.args) else ("fusion_model",)
         heads = [head for head in ("itm", "mlm") if getattr(self.args, f"{head}_weight") == 0]
-        untrained = {"logit_bias", *fusion, *(f"{head}_head" for head in heads)}
+        bias = () if self.objective.needs_logit_bias else ("logit_bias",)
+        untrained = {*bias, *fusion, *(f"{head}_head" for head in heads)}
         for name, parameter in self.model.named_parameters():
             if untrained & set(name.split(".")):
                 parameter.requires_grad_(False)
@@ -314,12 +318,12 @@ class SaclTrainer(SavingTrainer):
                 embeddings.append(self._call(model, self.model, chunk, with_mlm=False, with_itm=False))
 
         cached = _concatenated(embeddings)
-        cached["logit_scale"] = self._logit_scale(embeddings[0]).detach().clone()
+        cached |= {name: value.detach().clone() for name, value in self._scalars_of_contrast(embeddings[0]).items()}
         leaves = [tensor.requires_grad_() for tensor in cached.values()]
         teacher_outputs = None if self.teacher is None else _concatenated(teachers)
         counts = row_counts(inputs["pair_ids"])
         contrast = self._contrast(cached, teacher_outputs, inputs, counts)
-        gradients = torch.autograd.grad(self._weighted_sum(contrast.losses), leaves)
+        gradients = dict(zip(cached, torch.autograd.grad(self._weighted_sum(contrast.losses), leaves), strict=True))
         usable = self._watch(contrast.losses, inputs)
 
         share = _share_of_process(counts, len(inputs["pair_ids"])) / self.current_gradient_accumulation_steps
@@ -335,10 +339,10 @@ class SaclTrainer(SavingTrainer):
                 parts = {name: value * _share_of_chunk(name, chunk, inputs) for name, value in losses.items()}
                 fusion = self._weighted_sum(parts) * share
                 rows = slice(index * chunk_size, (index + 1) * chunk_size)
-                carried = (outputs["image_embeds"] * gradients[0][rows]).sum()
-                carried = carried + (outputs["text_embeds"] * gradients[1][rows]).sum()
+                carried = sum((outputs[name] * gradients[name][rows]).sum() for name in EMBEDDINGS)
                 if index == 0:
-                    carried = carried + self._logit_scale(outputs) * gradients[2]
+                    scalars = self._scalars_of_contrast(outputs)
+                    carried = carried + sum(value * gradients[name] for name, value in scalars.items())
                 self.accelerator.backward(carried * share + fusion)
             total = total + fusion.detach()
             recorded.update({name: recorded.get(name, 0) + part.detach() for name, part in parts.items()})
@@ -424,13 +428,13 @@ class SaclTrainer(SavingTrainer):
             teacher = self._compare(PairFeatures(*_normalized(teacher_outputs), pair_ids), counts, self.queue)
         batch = ContrastiveBatch(
             student=self._compare(PairFeatures(*_normalized(outputs), pair_ids), counts, self.queue),
-            logit_scale=self._logit_scale(outputs),
             teacher=teacher,
             guide=self._compare(guide, counts, self.guide_queue) if guide is not None and asks_guide else None,
             guide_share=guide_share,
             # A guide knows from the start what an early model does not.
             regulation_strength=self._regulation_strength(warmed_up=guide is not None),
             distillation_weight=self._distillation_weight(),
+            **self._scalars_of_contrast(outputs),
         )
         self._keep_for_queue(batch)
         return self._objective_of(batch)(batch, block_size=self.args.loss_block_size)
@@ -473,7 +477,7 @@ class SaclTrainer(SavingTrainer):
     def _logit_scale(self, outputs: ModelOutput) -> torch.Tensor:
         if outputs.get("logit_scale") is not None:
             return outputs["logit_scale"].view(())
-        parameter = self._logit_scale_parameter()
+        parameter = self._parameter_named("logit_scale")
         if parameter is None:
             raise ValueError(
                 f"`{type(self.model).__name__}` has no parameter `logit_scale`, so the temperature of the contrast is "
@@ -481,9 +485,29 @@ class SaclTrainer(SavingTrainer):
             )
         return whole(parameter).exp().view(())
 
-    def _logit_scale_parameter(self) -> nn.Parameter | None:
+    def _logit_bias(self, outputs: ModelOutput) -> torch.Tensor:
+        if outputs.get("logit_bias") is not None:
+            return outputs["logit_bias"].view(())
+        parameter = self._parameter_named("logit_bias")
+        if parameter is None:
+            raise ValueError(
+                f"The objective {self.args.objective!r} learns a bias of its logits, and "
+                f"`{type(self.model).__name__}` has no parameter `logit_bias`: take a SigLIP model or "
+                "`SaclConfig(logit_bias_init_value=-10.0)`, or give the model one, "
+                "`model.logit_bias = torch.nn.Parameter(torch.tensor(-10.0))`."
+            )
+        return whole(parameter).view(())
+
+    def _scalars_of_contrast(self, outputs: ModelOutput) -> dict[str, torch.Tensor]:
+        """What the logits are made of beside embeddings, by its name in a [`ContrastiveBatch`]."""
+        scalars = {"logit_scale": self._logit_scale(outputs)}
+        if getattr(self.objective, "needs_logit_bias", False):
+            scalars["logit_bias"] = self._logit_bias(outputs)
+        return scalars
+
+    def _parameter_named(self, name: str) -> nn.Parameter | None:
         named = self.accelerator.unwrap_model(self.model).named_parameters()
-        return next((parameter for name, parameter in named if name.split(".")[-1] == "logit_scale"), None)
+        return next((parameter for path, parameter in named if path.split(".")[-1] == name), None)
 
     # --------------------------------------------------------------------------------------------- schedules
 
@@ -574,7 +598,7 @@ class SaclTrainer(SavingTrainer):
     def after_optimizer_step(self) -> None:
         """Keeps the temperature in its range, moves the teacher, and queues the features of the step."""
         model = self.accelerator.unwrap_model(self.model)
-        logit_scale = self._logit_scale_parameter()
+        logit_scale = self._parameter_named("logit_scale")
         if logit_scale is not None:
             low, high = -math.log(self.args.max_temperature), -math.log(self.args.min_temperature)
             logit_scale.data.clamp_(low, high)
@@ -851,7 +875,7 @@ def _guide_features(inputs: dict[str, torch.Tensor]) -> PairFeatures | None:
 
 def _concatenated(chunks: list[ModelOutput]) -> dict[str, torch.Tensor]:
     """The embeddings of a batch from those of its chunks."""
-    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in ("image_embeds", "text_embeds")}
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in EMBEDDINGS}
 
 
 def _share_of_process(counts: list[int], rows: int) -> float:
@@ -894,6 +918,7 @@ def _with_adapters(model: PreTrainedModel, peft_config: Any) -> PreTrainedModel:
 
 def _load_model(name: str) -> PreTrainedModel:
     """The model of a folder or Hub id: with its pre-training heads if its family has them, else the dual encoder."""
-    config = AutoConfig.from_pretrained(name)
+    # Said, since left unsaid it is asked for on the terminal: code is run by who loads the model and passes it.
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     auto_class = AutoModelForPreTraining if config.model_type == "sacl" else AutoModel
-    return auto_class.from_pretrained(name)
+    return auto_class.from_pretrained(name, trust_remote_code=False)

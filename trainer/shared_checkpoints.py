@@ -271,10 +271,21 @@ def _download(
     return place / folder
 
 
+def _step(state: bytes) -> int:
+    """The number that the folder is named by: anything else could name any place."""
+    try:
+        step = json.loads(state)["global_step"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{TRAINER_STATE_NAME} of the checkpoint cannot be read: {error!r}") from error
+    if type(step) is not int or step < 0:
+        raise ValueError(f"`global_step` in {TRAINER_STATE_NAME} is the number of a step, got {step!r:.200}")
+    return step
+
+
 def _put_among(downloaded: Path, output_dir: Path) -> Path:
     """Moves a verified checkpoint to where those of the run are."""
     state = (downloaded / TRAINER_STATE_NAME).read_bytes()
-    target = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{json.loads(state)['global_step']}"
+    target = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{_step(state)}"
     if target.exists():
         if (target / TRAINER_STATE_NAME).is_file() and (target / TRAINER_STATE_NAME).read_bytes() == state:
             verify_checkpoint(target)

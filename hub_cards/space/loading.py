@@ -44,13 +44,14 @@ def load_model(
     >>> model, processor = load_model("user/sacl-model")
     ```
     """
-    config = AutoConfig.from_pretrained(name, revision=revision)
+    options = {"revision": revision, "trust_remote_code": False}
+    config = AutoConfig.from_pretrained(name, **options)
     architecture = next(iter(getattr(config, "architectures", None) or []), "")
     model_class = getattr(modeling_sacl, architecture) if architecture in _WITH_MATCHING_HEAD else AutoModel
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model_class.from_pretrained(name, revision=revision).to(device).eval()
-    return model, AutoProcessor.from_pretrained(name, revision=revision)
+    model = model_class.from_pretrained(name, **options).to(device).eval()
+    return model, AutoProcessor.from_pretrained(name, **options)
 
 
 def open_dataset(

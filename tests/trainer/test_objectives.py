@@ -35,7 +35,7 @@ SETTINGS = {
     "sacl_distilled, filtered": DistilledSaclObjective(filter_threshold=0.9),
 }
 
-# The others are in test_objective_families.py.
+# The others are in test_objective_families.py and test_pairwise_objectives.py.
 OF_THIS_FILE = ["sacl", "infonce", "albef", "sacl_distilled"]
 
 # Some have no targets without one.
@@ -242,7 +242,8 @@ class TestBlocks:
                 return tuple(2 * logits for logits in super().get_logits(batch))
 
         assert not Sharpened.streams()
-        assert [name for name, objective in OBJECTIVES.items() if objective.streams()] == OF_THIS_FILE
+        streaming = [name for name, objective in OBJECTIVES.items() if objective.streams()]
+        assert streaming == [*OF_THIS_FILE, "siglip", "filter"]
         with pytest.raises(ValueError, match="Sharpened.*loss_block_size=None"):
             Sharpened()(make_batch()[0], block_size=4)
 
@@ -368,7 +369,8 @@ class TestDistillationLoss:
 class TestSelfDescription:
     def test_keys_are_the_names(self):
         others = ["dcl", "debiased", "hcl", "gist", "xclr", "cwcl", "softclip"]
-        assert list(OBJECTIVES) == OF_THIS_FILE + others
+        pairwise = ["siglip", "filter", "multi_positive", "graded"]
+        assert list(OBJECTIVES) == OF_THIS_FILE + others + pairwise
         assert all(name == objective.name for name, objective in OBJECTIVES.items())
 
     @pytest.mark.parametrize("name", OBJECTIVES)

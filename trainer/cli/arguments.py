@@ -260,6 +260,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def _read_yaml(file: str) -> Mapping[str, Any]:
     try:
+        # A safe loader it is, by inheritance, which the rule does not see.
         content = yaml.load(Path(file).expanduser().read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506
     except FileNotFoundError as error:
         raise UsageError(f"There is no file {file!r} (--config).") from error

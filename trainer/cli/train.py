@@ -238,15 +238,18 @@ def _join_towers(start: StartArguments) -> tuple[Any, Any]:
     if start.architecture == "dual_encoder":
         if start.image_size is not None:
             raise UsageError("--image_size is for SACL: another architecture takes images as its image tower does.")
-        model = VisionTextDualEncoderModel.from_vision_text_pretrained(vision, text)
+        model = VisionTextDualEncoderModel.from_vision_text_pretrained(
+            vision, text, vision_trust_remote_code=False, text_trust_remote_code=False
+        )
         processor: Any = VisionTextDualEncoderProcessor(
-            AutoImageProcessor.from_pretrained(vision), AutoTokenizer.from_pretrained(text)
+            AutoImageProcessor.from_pretrained(vision, trust_remote_code=False),
+            AutoTokenizer.from_pretrained(text, trust_remote_code=False),
         )
         return model, processor
     model = SaclForPreTraining.from_vision_text_pretrained(vision, text, image_size=start.image_size)
     side = model.config.vision_config.image_size
     image_processor = BlipImageProcessor(size={"height": side, "width": side})
-    return model, SaclProcessor(image_processor, AutoTokenizer.from_pretrained(text))
+    return model, SaclProcessor(image_processor, AutoTokenizer.from_pretrained(text, trust_remote_code=False))
 
 
 def _collator(source: TrainPairArguments, args: Any, model: Any, processor: Any) -> Any:

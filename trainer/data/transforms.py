@@ -1,6 +1,7 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """From an image file to pixels: reading, conversion to RGB, and the augmentation used for training."""
 
+import functools
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,11 @@ import PIL.ImageOps
 import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
+
+
+# What data sets of pictures come in. Pillow reads thirty more, some by other programs (EPS by Ghostscript), and a file
+# says by its content, not by its name, which of them reads it.
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "MPO", "PPM", "ICO", "DIB")
 
 
 class ImageDecodingError(ValueError):
@@ -100,6 +106,31 @@ def _read(path: str | os.PathLike) -> bytes:
         return file.read()
 
 
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `IMAGE_FORMATS` that this Pillow was built with."""
+    PIL.Image.init()
+    return tuple(name for name in IMAGE_FORMATS if name in PIL.Image.OPEN)
+
+
+def open_image(content: bytes) -> PIL.Image.Image:
+    """
+    Opens an encoded image without decoding it yet. Only the formats of `IMAGE_FORMATS` are read, whatever else Pillow
+    knows.
+
+    Args:
+        content (`bytes`):
+            The file.
+
+    Raises:
+        ImageDecodingError: It is no image of these formats.
+    """
+    try:
+        return PIL.Image.open(io.BytesIO(content), formats=_formats())
+    except PIL.UnidentifiedImageError as error:
+        raise ImageDecodingError(f"it is no image of a format that is read ({', '.join(_formats())})") from error
+
+
 def decode_image(image: Any, max_pixels: int | None = None) -> PIL.Image.Image:
     """
     Reads one image in any of the forms in which a row of a data set may hold it.
@@ -116,8 +147,9 @@ def decode_image(image: Any, max_pixels: int | None = None) -> PIL.Image.Image:
         `PIL.Image.Image`: The picture, upright and in mode `"RGB"` (see [`to_rgb`]).
 
     Raises:
-        ImageDecodingError: The file is missing, is not an image, ends too early, or has more pixels than
-            `max_pixels` or `PIL.Image.MAX_IMAGE_PIXELS`, for which Pillow itself only warns. Its `reason` says which.
+        ImageDecodingError: The file is missing, is no image of `IMAGE_FORMATS`, ends too early, or has more pixels
+            than `max_pixels` or `PIL.Image.MAX_IMAGE_PIXELS`, for which Pillow itself only warns. Its `reason` says
+            which.
         TypeError: `image` is none of the forms above.
 
     Example:
@@ -149,7 +181,7 @@ def decode_image(image: Any, max_pixels: int | None = None) -> PIL.Image.Image:
                 if path is None:
                     raise ImageDecodingError("the image has neither bytes nor a path")
                 content = _read(path)
-            image = PIL.Image.open(io.BytesIO(content))
+            image = open_image(content)
         _check_size(image, max_pixels)
         image.load()
         return to_rgb(image)

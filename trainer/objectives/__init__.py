@@ -4,10 +4,13 @@
 from .albef import AlbefObjective, DistilledSaclObjective, distillation_loss
 from .base import BothDirections, Comparison, ContrastiveBatch, ContrastiveObjective, ObjectiveOutput
 from .decoupled import DecoupledObjective
+from .graded import GradedObjective
 from .guided import CrossSampleObjective, GuidedNegativesObjective
 from .hard_negatives import DebiasedObjective, HardNegativesObjective
 from .infonce import InfoNCEObjective
-from .sacl import SaclObjective
+from .multi_positive import MultiPositiveObjective
+from .sacl import FilterObjective, SaclObjective
+from .siglip import SigmoidObjective
 from .soft_targets import ContinuousObjective, SoftAlignmentObjective
 
 
@@ -25,6 +28,10 @@ OBJECTIVES: dict[str, type[ContrastiveObjective]] = {
         CrossSampleObjective,
         ContinuousObjective,
         SoftAlignmentObjective,
+        SigmoidObjective,
+        FilterObjective,
+        MultiPositiveObjective,
+        GradedObjective,
     )
 }
 
@@ -40,11 +47,15 @@ __all__ = [
     "DebiasedObjective",
     "DecoupledObjective",
     "DistilledSaclObjective",
+    "FilterObjective",
+    "GradedObjective",
     "GuidedNegativesObjective",
     "HardNegativesObjective",
     "InfoNCEObjective",
+    "MultiPositiveObjective",
     "ObjectiveOutput",
     "SaclObjective",
+    "SigmoidObjective",
     "SoftAlignmentObjective",
     "distillation_loss",
 ]

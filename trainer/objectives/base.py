@@ -25,7 +25,7 @@ BothDirections = tuple[torch.Tensor, torch.Tensor]
 # Metrics look at as many anchors as have about this many weights: all of them in a small batch.
 _METRICS_SAMPLE = 65_536
 
-_SEAMS = ("get_logits", "get_log_weights", "get_targets", "get_denominator_mask")
+_SEAMS = ("get_logits", "get_log_weights", "get_targets", "get_denominator_mask", "get_loss")
 
 
 class Comparison(NamedTuple):
@@ -87,6 +87,8 @@ class ContrastiveBatch:
             The strength at this moment of training.
         distillation_weight (`float`, *optional*, defaults to 0.0):
             The share of the teacher in soft targets at this moment of training.
+        logit_bias (`torch.Tensor`, scalar, *optional*):
+            The learned bias of the logits, for an objective that needs one.
     """
 
     student: Comparison
@@ -96,6 +98,7 @@ class ContrastiveBatch:
     guide_share: float = 0.0
     regulation_strength: float = 0.0
     distillation_weight: float = 0.0
+    logit_bias: torch.Tensor | None = None
 
     @cached_property
     def positive_mask(self) -> torch.Tensor:
@@ -167,7 +170,8 @@ class ContrastiveObjective:
         loss = mean_i - sum_j  target_ij * log_softmax_j( logit_ij + log w_ij )
 
     An objective says where it departs from InfoNCE by overriding a seam: `get_logits`, `get_log_weights`,
-    `get_targets`, each of which returns a pair, image to text and text to image, or `get_denominator_mask`.
+    `get_targets`, each of which returns a pair, image to text and text to image, or `get_denominator_mask`; one of
+    another form than the cross-entropy above overrides `get_loss`.
 
     Attributes:
         name (`str`): what `SaclTrainingArguments(objective=...)` calls it.
@@ -175,12 +179,14 @@ class ContrastiveObjective:
         needs_teacher (`bool`): whether it cannot do without a momentum teacher.
         needs_guide (`bool`): whether it cannot do without a guide. It is then given one throughout the training,
             whatever `guide_share` says.
+        needs_logit_bias (`bool`): whether it cannot do without a learned bias of the logits.
     """
 
     name: str
     citation: str
     needs_teacher: bool = False
     needs_guide: bool = False
+    needs_logit_bias: bool = False
 
     @classmethod
     def from_arguments(cls, args: Any) -> "ContrastiveObjective":
@@ -192,6 +198,14 @@ class ContrastiveObjective:
         if batch.guide is None:
             raise ValueError(f"The objective `{self.name}` compares pairs by a guide; there is none.")
         return batch.guide
+
+    def logit_bias_of(self, batch: ContrastiveBatch) -> torch.Tensor:
+        """The bias of a batch's logits; a ValueError if there is none."""
+        if batch.logit_bias is None:
+            raise ValueError(
+                f"The objective `{self.name}` learns a bias of its logits; the batch has no `logit_bias`."
+            )
+        return batch.logit_bias
 
     def get_logits(self, batch: ContrastiveBatch) -> BothDirections:
         """Scaled cosines of anchors with candidates."""
@@ -219,11 +233,11 @@ class ContrastiveObjective:
     @classmethod
     def streams(cls) -> bool:
         """Whether the loss can be computed in blocks: not if a seam says what no streamed option says."""
-        definers = [
-            next(number for number, parent in enumerate(cls.__mro__) if name in vars(parent))
-            for name in ("get_streamed_options", *_SEAMS, "_plain_loss")
-        ]
-        return definers[0] <= min(definers[1:])
+
+        def first_definer(*names: str) -> int:
+            return min(i for i, parent in enumerate(cls.__mro__) if any(name in vars(parent) for name in names))
+
+        return first_definer("get_streamed_options", "get_streamed_loss") <= first_definer(*_SEAMS)
 
     def get_metrics(self, batch: ContrastiveBatch) -> dict[str, torch.Tensor]:
         """What to log beside the loss; the batch is a sample of the anchors if there are many."""
@@ -241,13 +255,14 @@ class ContrastiveObjective:
         if block_size is not None and not self.streams():
             raise ValueError(
                 f"`{type(self).__name__}` cannot be computed in blocks, since it overrides a seam without "
-                "`get_streamed_options`: set `loss_block_size=None`."
+                "`get_streamed_options` or `get_streamed_loss`: set `loss_block_size=None`."
             )
-        loss = self._plain_loss(batch) if block_size is None else self._streamed_loss(batch, block_size)
+        loss = self.get_loss(batch) if block_size is None else self.get_streamed_loss(batch, block_size)
         with torch.no_grad():
             return ObjectiveOutput(losses={"itc_loss": loss}, metrics=self.get_metrics(batch.sample()))
 
-    def _plain_loss(self, batch: ContrastiveBatch) -> torch.Tensor:
+    def get_loss(self, batch: ContrastiveBatch) -> torch.Tensor:
+        """The mean of both directions, from the whole matrix of anchors and candidates."""
         logits = self.get_logits(batch)
         log_weights = self.get_log_weights(batch)
         targets = self.get_targets(batch)
@@ -264,7 +279,8 @@ class ContrastiveObjective:
         )
         return (image_to_text + text_to_image) / 2
 
-    def _streamed_loss(self, batch: ContrastiveBatch, block_size: int) -> torch.Tensor:
+    def get_streamed_loss(self, batch: ContrastiveBatch, block_size: int) -> torch.Tensor:
+        """The same number in blocks."""
         anchors = batch.student.anchors
         return streamed_similarity_regulated_contrastive_loss(
             anchors.image_embeds,

@@ -640,14 +640,15 @@ def _load_index(file: Path, saved: dict[str, Any], num_rows: int) -> FaissEngine
         raise ValueError(f"{file.parent} was searched by an engine other than FAISS: pass it as `engine`.")
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: make the searcher anew from its data set.")
+    # First: FAISS trusts what it reads.
+    if _digest_of_file(file) != saved["index"]:
+        raise ValueError(f"{file} is stale: it is not the index that was saved. Make the searcher anew.")
     engine = FaissEngine.load(file)
     if len(engine) != num_rows or engine.faiss_index.d != saved["dim"]:
         raise ValueError(
             f"{file} is stale: it has {len(engine)} embeddings of {engine.faiss_index.d} dimensions, the data set "
             f"{num_rows} of {saved['dim']}. Make the searcher anew from its data set."
         )
-    if _digest_of_file(file) != saved["index"]:
-        raise ValueError(f"{file} is stale: it is not the index that was saved. Make the searcher anew.")
     return engine
 
 

@@ -1,0 +1,85 @@
+# Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
+"""Runs side by side, each kept as a file when it ends, so that nothing is computed twice."""
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from evaluation import evaluate_split
+from tqdm.auto import tqdm
+from training import Run, train
+
+
+VALIDATION = "validation"
+TEST_SPLITS = ("test_unseen_composition", "test_unseen_concept")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run, and the splits that it is evaluated on."""
+
+    run: Run
+    splits: tuple[str, ...] = (VALIDATION,)
+
+    @property
+    def name(self) -> str:
+        """The objective and a hash of all there is to say: the name of the record."""
+        content = json.dumps([self.run.to_dict(), self.splits], sort_keys=True)
+        return f"{self.run.objective}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+class Records:
+    """
+    The records of runs in a folder.
+
+    Args:
+        folder (`Path`):
+            Where features and records are kept.
+        jobs (`int`):
+            Runs side by side, of one thread each: the number of threads changes the last digits.
+    """
+
+    def __init__(self, folder: Path, jobs: int):
+        self.folder, self.jobs = folder, jobs
+
+    def get(self, requests: Iterable[Request], title: str) -> list[dict[str, Any]]:
+        """The records of these runs, in their order; those that are missing are run first."""
+        requests = list(requests)
+        missing = {request.name: request for request in requests if not self._file(request).exists()}
+        if missing:
+            self._run(list(missing.values()), title)
+        return [json.loads(self._file(request).read_text()) for request in requests]
+
+    def _file(self, request: Request) -> Path:
+        return self.folder / "records" / f"{request.name}.json"
+
+    def _run(self, requests: Sequence[Request], title: str) -> None:
+        # Not forked: a fork of a process that has computed with several threads may hang.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(self.jobs, mp_context=context, initializer=_prepare_process) as pool:
+            pending = {pool.submit(record, request, self.folder): request for request in requests}
+            for done in tqdm(as_completed(pending), total=len(pending), desc=title, smoothing=0):
+                file = self._file(pending[done])
+                file.parent.mkdir(parents=True, exist_ok=True)
+                temporary = file.with_suffix(".part")
+                temporary.write_text(json.dumps(done.result()))
+                temporary.rename(file)
+
+
+def _prepare_process() -> None:
+    torch.set_num_threads(1)
+    transformers.utils.logging.set_verbosity_error()
+
+
+def record(request: Request, folder: Path) -> dict[str, Any]:
+    """One run: what it was, what it says of each split, its processor seconds and its last logs."""
+    model, training = train(request.run, folder)
+    splits = {split: evaluate_split(model, split, folder) for split in request.splits}
+    return {"run": request.run.to_dict(), **training, "splits": splits}
