@@ -175,6 +175,7 @@ def collect_facts(
         seed=args.seed,
         steps=state.global_step or None,
         epochs=None if not state.global_step or state.epoch is None else round(float(state.epoch), 4),
+        skipped=dict(getattr(getattr(trainer, "skipped_pairs", None), "totals", {})),
         versions=_versions(adapted is not None),
         hardware=_hardware(args),
         results=_results(trainer, _listed(dataset), _listed(dataset_tags)),

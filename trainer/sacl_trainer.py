@@ -215,7 +215,8 @@ class SaclTrainer(SavingTrainer):
             "eval": defaultdict(list),
         }
         self._pending_logs = PendingLogs(self)
-        self._skipped = SkippedPairs(args.max_skipped_ratio, args.output_dir if self.is_world_process_zero() else None)
+        keeps_list = self.is_world_process_zero()
+        self.skipped_pairs = SkippedPairs(args.max_skipped_ratio, args.output_dir if keeps_list else None)
         self._skipped_in_evaluation: list[SkippedPair] = []
         self._seeded_pairs: SeededPairs | None = None
         # On the CPU reading a number costs nothing.
@@ -294,7 +295,7 @@ class SaclTrainer(SavingTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """One forward and backward: of the whole batch, or chunk by chunk if it exceeds `contrastive_chunk_size`."""
-        self._skipped.count(len(inputs["pair_ids"]), take_skipped(inputs), self.state.global_step)
+        self.skipped_pairs.count(len(inputs["pair_ids"]), take_skipped(inputs), self.state.global_step)
         chunk_size = self.args.contrastive_chunk_size
         if chunk_size is None or len(inputs["pair_ids"]) <= chunk_size:
             return super().training_step(model, inputs, num_items_in_batch)
@@ -574,7 +575,7 @@ class SaclTrainer(SavingTrainer):
         self._metrics["train"].clear()
         self._fresh_features.clear()
         self._pending_logs.carry_over()
-        self._skipped.start(resumed=self.state.global_step > 0)
+        self.skipped_pairs.start(resumed=self.state.global_step > 0)
 
     def start_epoch(self, epoch: int) -> None:
         """Draws captions, augmentation and masks anew."""
@@ -674,11 +675,10 @@ class SaclTrainer(SavingTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs every component of the loss as a curve of its own, beside what [`Trainer`] logs."""
         if "loss" in logs:
-            logs = {**logs, **self._drain("train"), **self._skipped.since_last_log()}
+            logs = {**logs, **self._drain("train"), **self.skipped_pairs.since_last_log()}
         elif "train_runtime" in logs:
-            self._skipped.flush()
             # Into what `train` returns as well.
-            logs.update({f"train_{name}": count for name, count in sorted(self._skipped.totals.items())})
+            logs.update(self.skipped_pairs.of_training())
         super().log(logs, start_time)
 
     def _watch(self, losses: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor], training: bool = True) -> bool:
@@ -792,7 +792,7 @@ class SaclTrainer(SavingTrainer):
             "queue": self.queue,
             "guide_queue": self.guide_queue,
             "logs": self._pending_logs,
-            "skipped": self._skipped,
+            "skipped": self.skipped_pairs,
         }
         return {prefix: part for prefix, part in parts.items() if part is not None}
 

@@ -3,7 +3,7 @@
 
 import json
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,8 +27,6 @@ WINDOW = 1000
 # The list ends here: at some 100 bytes of memory for each, and 200 on the disk, for data that is mostly sound.
 MAX_LISTED = 1_000_000
 
-_PREFIX = "skipped/"
-
 
 def take_skipped(inputs: dict[str, Any]) -> list[SkippedPair]:
     """Takes out of a batch what was left out of it, if its collator says so: a model knows nothing of that."""
@@ -37,11 +35,12 @@ def take_skipped(inputs: dict[str, Any]) -> list[SkippedPair]:
 
 def counts_by_reason(skipped: Iterable[SkippedPair]) -> dict[str, int]:
     """How many pairs of all processes were left out for which reason, under the names of metrics."""
-    return {_metric(reason): count for reason, count in Counter(pair.reason for pair in _of_all(skipped)).items()}
+    return as_metrics(Counter(pair.reason for pair in _of_all(skipped)))
 
 
-def _metric(reason: str) -> str:
-    return f"{_PREFIX}{reason.replace(' ', '_')}"
+def as_metrics(counts: Mapping[str, int], prefix: str = "") -> dict[str, int]:
+    """Counts by reason under the names of metrics: `"skipped/unreadable_image"`."""
+    return {f"{prefix}skipped/{reason.replace(' ', '_')}": count for reason, count in sorted(counts.items())}
 
 
 def _of_all(skipped: Iterable[Any]) -> list[Any]:
@@ -62,7 +61,7 @@ class SkippedPairs:
 
     def __init__(self, max_ratio: float, folder: Any = None):
         self.max_ratio = max_ratio
-        # In all processes, by metric: since the start of the run, and of these what the log has.
+        # In all processes, by reason: since the start of the run, and of these what the log has.
         self.totals: Counter[str] = Counter()
         self._logged: Counter[str] = Counter()
         self._list = None if folder is None else _PairList(Path(folder) / LIST_NAME)
@@ -105,7 +104,7 @@ class SkippedPairs:
     def flush(self) -> None:
         """Adds up over processes, and lists. All of them have to call it."""
         fresh, self._fresh = _of_all(self._fresh), []
-        self.totals.update(_metric(pair.reason) for _, pair in fresh)
+        self.totals.update(pair.reason for _, pair in fresh)
         self._write(fresh)
 
     def _write(self, fresh: list[tuple[int, SkippedPair]]) -> None:
@@ -113,18 +112,25 @@ class SkippedPairs:
             self._list.add(fresh)
 
     def since_last_log(self) -> dict[str, int]:
-        """For each reason met so far, how many pairs were left out since this was last asked."""
+        """Metrics: for each reason met so far, how many pairs were left out since this was last asked."""
         self.flush()
-        counts = {name: total - self._logged[name] for name, total in sorted(self.totals.items())}
+        counts = {reason: total - self._logged[reason] for reason, total in self.totals.items()}
         self._logged = self.totals.copy()
-        return counts
+        return as_metrics(counts)
+
+    def of_training(self) -> dict[str, int]:
+        """Metrics: how many pairs were left out since the start of the run."""
+        self.flush()
+        return as_metrics(self.totals, "train_")
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The counts, for a checkpoint. All processes have to ask for them."""
         self.flush()
         counts = {"total": self.totals, "logged": self._logged}
         return {
-            f"{kind}.{name}": torch.tensor(value) for kind, found in counts.items() for name, value in found.items()
+            f"{kind}.{reason}": torch.tensor(count)
+            for kind, found in counts.items()
+            for reason, count in found.items()
         }
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:

@@ -2,7 +2,6 @@
 """Batches that keep their size: a pair that cannot be used gives its place to another, and is reported."""
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
@@ -62,8 +61,7 @@ class SkippedPair(NamedTuple):
         return cls(
             pair_id=identifier if isinstance(identifier, (int, str)) else None,
             reason=problem.reason,
-            # Where an object lies in memory says nothing, and another thing in every run.
-            details=re.sub(r"<[\w.]+ object at 0x[0-9a-f]+>", "its bytes", problem.details),
+            details=problem.details,
             image=_path_of(row.get("image")),
         )
 
