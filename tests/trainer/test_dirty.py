@@ -11,24 +11,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from trainer import PairCollator
+from modeling_sacl import SaclModel
+from trainer import PairCollator, embed_dataset, evaluate_retrieval, load_pairs
 from trainer.data import SeededPairs, SeededStream, UsablePairs, UsableStream, decode_image
 from trainer.data.collator import GUIDE_COLUMNS
 from trainer.data.usable import MAX_UNUSABLE_IN_A_ROW, ReadRow, SkippedPair, UnusablePair, summary
+from trainer.skipped_pairs import SkippedPairs
 
-from .dirty_corpus import (
-    LEFT,
-    RIGHT,
-    bomb,
-    captions,
-    corpus,
-    images,
-    sound_pairs,
-    to_dataset,
-)
-
-
-USABLE = {name for name, pair in corpus().items() if pair.reason is None}
+from .dirty_corpus import LEFT, RIGHT, bomb, captions, corpus, images, sound_pairs, to_dataset, to_folder
 
 
 class Rows(torch.utils.data.Dataset):
@@ -304,13 +294,42 @@ class TestRows:
         assert seen[0].positive_mask.sum() == 8  # 6 of the diagonal, and 2 between the two of one id
 
 
+REASONS = {name: pair.reason for name, pair in corpus().items() if pair.reason is not None}
+
+
 @pytest.fixture
 def dirty_pairs():
+    """Thirty-six pairs, of which eleven cannot be used."""
     return to_dataset({**corpus(), **sound_pairs(10)})
 
 
-def losses(trainer):
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+@pytest.fixture
+def make_dirty(make_trainer, tiny_processor, dirty_pairs):
+    """A trainer with chance on dirty pairs, six steps to an epoch."""
+
+    def make(stream=False, **options):
+        data = dirty_pairs.to_iterable_dataset(num_shards=2) if stream else dirty_pairs
+        collator = PairCollator(tiny_processor).for_training()
+        arguments = {"max_steps": 9, "logging_steps": 3, "momentum": None, "itm_weight": 0.0, **options}
+        return make_trainer(trainer_options={"train_dataset": data, "data_collator": collator}, **arguments)
+
+    return make
+
+
+def watch_batches(trainer):
+    """Ids of the pairs of each batch that is trained on."""
+    seen, step = [], trainer.compute_loss
+
+    def compute_loss(model, inputs, *rest, **more):
+        seen.append(inputs["pair_ids"].tolist())
+        return step(model, inputs, *rest, **more)
+
+    trainer.compute_loss = compute_loss
+    return seen
+
+
+def step_logs(trainer):
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
 def listed(trainer):
@@ -319,21 +338,184 @@ def listed(trainer):
 
 
 class TestTraining:
-    def test_full_batches_of_a_dirty_corpus(self, make_trainer, dirty_pairs):
-        trainer = make_trainer(trainer_options={"train_dataset": dirty_pairs}, num_train_epochs=2, max_steps=-1)
-        sizes, step = [], trainer.compute_loss
-        trainer.compute_loss = lambda model, inputs, *rest, **more: (
-            sizes.append(len(inputs["pair_ids"])) or step(model, inputs, *rest, **more)
-        )
-        output = trainer.train()
-        assert sizes == [6] * 12 and len(dirty_pairs) == 36
-        expected = {name: pair.reason for name, pair in corpus().items() if pair.reason is not None}
-        assert {entry["pair_id"]: entry["reason"] for entry in listed(trainer)} == expected
-        assert len(listed(trainer)) == len(expected)
-        totals = {name: value for name, value in output.metrics.items() if name.startswith("train_skipped/")}
-        assert set(totals) == {f"train_skipped/{reason.replace(' ', '_')}" for reason in set(expected.values())}
-        assert sum(totals.values()) >= 2 * len(expected)
-        logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    def test_batches_are_full_and_what_is_left_out_is_counted_and_listed(self, make_dirty):
+        trainer = make_dirty(max_steps=-1, num_train_epochs=2)
+        batches = watch_batches(trainer)
+        metrics = trainer.train().metrics
+        assert [len(batch) for batch in batches] == [6] * 12
+        assert {entry["pair_id"]: entry["reason"] for entry in listed(trainer)} == REASONS
+        assert len(listed(trainer)) == len(REASONS) == 11
+        totals = {name: value for name, value in metrics.items() if name.startswith("train_skipped/")}
+        assert set(totals) == {f"train_skipped/{reason.replace(' ', '_')}" for reason in REASONS.values()}
+        assert sum(totals.values()) >= 2 * len(REASONS)
         for name, total in totals.items():
-            assert sum(entry.get(name.removeprefix("train_"), 0) for entry in logs) == total
+            assert sum(entry.get(name.removeprefix("train_"), 0) for entry in step_logs(trainer)) == total
         assert trainer.state.log_history[-1].items() >= totals.items()
+
+    def test_files_with_wrong_suffixes_and_none(self, make_trainer, tmp_path):
+        pairs = load_pairs(to_folder({**images(), **sound_pairs(4)}, tmp_path / "images"))
+        trainer = make_trainer(trainer_options={"train_dataset": pairs}, max_steps=4, momentum=None)
+        batches = watch_batches(trainer)
+        trainer.train()
+        assert [len(batch) for batch in batches] == [6, 6, 6, 3]
+        assert {"pair_id": "absent", "reason": "missing image file"}.items() <= {
+            name: value for entry in listed(trainer) if entry["pair_id"] == "absent" for name, value in entry.items()
+        }.items()
+        (truncated,) = [entry for entry in listed(trainer) if entry["pair_id"] == "truncated_png"]
+        assert truncated["image"] == str(tmp_path / "images" / "truncated_png.webp") and truncated["details"]
+
+    @pytest.mark.parametrize(("stream", "workers", "chunk_size"), [(False, 2, None), (True, 0, None), (False, 0, 4)])
+    def test_an_interrupted_run_goes_on_bit_for_bit(self, make_dirty, tmp_path, stream, workers, chunk_size):
+        """Resumed between two lines of the log, in the second pass; and the list is the same list."""
+        runs, batches = [], []
+        for resume in (None, str(tmp_path / "run" / "checkpoint-7")):
+            trainer = make_dirty(
+                stream, save_strategy="steps", save_steps=7, dataloader_num_workers=workers, max_steps=9,
+                contrastive_chunk_size=chunk_size,
+            )  # fmt: skip
+            batches.append(watch_batches(trainer))
+            metrics = trainer.train(resume_from_checkpoint=resume).metrics
+            counts = {name: value for name, value in metrics.items() if "skipped" in name}
+            runs.append((step_logs(trainer), counts, listed(trainer)))
+        assert any(name.startswith("skipped/") for name in runs[0][0][2])
+        assert runs[0] == runs[1]
+        assert batches[0][7:] == batches[1] and all(len(batch) in (4, 6) or chunk_size for batch in batches[0])
+
+    def test_workers_change_nothing(self, make_dirty):
+        seen = []
+        for workers in (0, 1, 2):
+            trainer = make_dirty(dataloader_num_workers=workers, max_steps=4)
+            seen.append((watch_batches(trainer), trainer.train().metrics["train_loss"], listed(trainer)))
+        assert seen[0] == seen[1] == seen[2]
+
+    def test_a_new_run_begins_a_new_list(self, make_dirty):
+        trainer = make_dirty(max_steps=6)
+        trainer.train()
+        first = listed(trainer)
+        trainer.train()
+        assert len(listed(trainer)) == len(first)
+
+    def test_a_line_cut_short_and_lines_of_others_do_no_harm(self, make_dirty, tmp_path):
+        trainer = make_dirty(max_steps=6, save_strategy="steps", save_steps=2)
+        trainer.train()
+        path = tmp_path / "run" / "skipped_pairs.jsonl"
+        whole = path.read_text()
+        path.write_text("not of ours\n" + whole[:-10])
+        trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+        assert sorted(path.read_text().splitlines()) == sorted(["not of ours", *whole.splitlines()])
+
+    def test_a_list_that_cannot_be_written_stops_nothing(self, make_dirty, tmp_path, caplog):
+        (tmp_path / "run" / "skipped_pairs.jsonl").mkdir(parents=True)
+        trainer = make_dirty(max_steps=3)
+        trainer.train()
+        assert trainer.state.global_step == 3 and "counted, but not listed" in caplog.text
+
+    def test_a_collator_of_ones_own_makes_what_it_makes(self, make_trainer, plain_collator, dirty_pairs):
+        some = dirty_pairs.select([0, 30, 31, 32, 33, 34, 1, 2, 7, 8, 9, 10])
+        trainer = make_trainer(
+            trainer_options={"train_dataset": some, "data_collator": lambda rows: plain_collator(rows)},
+            train_sampling_strategy="sequential",
+        )
+        batches = watch_batches(trainer)
+        trainer.train()
+        assert [len(batch) for batch in batches] == [5, 4] and plain_collator.skipped.total() == 3
+
+    def test_the_card_has_the_counts(self, make_dirty, tmp_path):
+        trainer = make_dirty(max_steps=6)
+        trainer.train()
+        trainer.save_model()
+        card = (tmp_path / "run" / "README.md").read_text()
+        assert f"{trainer.skipped_pairs.totals['no caption']} times no caption, " in card
+        assert "times unreadable image. (A pair counts" in card
+
+
+class TestMaxSkippedRatio:
+    def test_too_many_stop_the_training_and_are_named(self, make_trainer, tmp_path):
+        broken = {f"broken_{number}": images()["zero_bytes"] for number in range(30)}
+        trainer = make_trainer(
+            trainer_options={"train_dataset": to_dataset({**broken, **sound_pairs(6)})},
+            max_steps=50,
+            max_skipped_ratio=0.05,
+            momentum=None,
+            itm_weight=0,
+            mlm_weight=0,
+        )
+        message = (
+            r"(\d\d) of the last \d+ pairs .*`max_skipped_ratio=0.05` of 1000 allows: \1 with unreadable image "
+            r"\(pairs 'broken_\d+', .*, \.\.\.: it is no image .*skipped_pairs.jsonl lists them"
+        )
+        with pytest.raises(ValueError, match=message):
+            trainer.train()
+        assert len(listed(trainer)) > 10
+
+    def test_zero_stops_at_the_first(self, make_dirty):
+        trainer = make_dirty(max_skipped_ratio=0.0)
+        batches = watch_batches(trainer)
+        with pytest.raises(ValueError, match="max_skipped_ratio=0.0"):
+            trainer.train()
+        assert len(batches) <= 1
+
+    @pytest.mark.parametrize("value", [-0.1, 1.1])
+    def test_it_is_a_share(self, make_arguments, value):
+        with pytest.raises(ValueError, match="`max_skipped_ratio` must be between 0 and 1"):
+            make_arguments(max_skipped_ratio=value)
+
+    def count(self, *batches, max_ratio=0.5):
+        skipped = SkippedPairs(max_ratio)
+        for used, left_out in batches:
+            skipped.count(used, [SkippedPair(number, "x") for number in range(left_out)], 0)
+
+    def test_half_of_any_window_may_be_left_out(self):
+        self.count(*[(10, 10)] * 200)
+        with pytest.raises(ValueError, match="more than `max_skipped_ratio=0.5` of 1001 allows: 501 with x"):
+            self.count(*[(10, 10)] * 200, *[(10, 11)] * 100)
+
+    def test_what_was_long_ago_does_not_count(self):
+        self.count((0, 500), (1000, 0), (0, 500), (1000, 0))
+        with pytest.raises(ValueError, match="501 of the last 501"):
+            self.count((0, 501))
+        with pytest.raises(ValueError, match="1000 of the last 1499"):
+            self.count((0, 500), (499, 0), (0, 500))
+
+    def test_one_never_stops(self):
+        self.count(*[(0, 999)] * 5, max_ratio=1.0)
+
+
+class TestEvaluation:
+    def test_what_cannot_be_read_is_left_out_and_counted(self, make_trainer, pairs, dirty_pairs):
+        clean = dirty_pairs.filter(lambda row: row["pair_id"] not in REASONS)
+        results = {}
+        for name, data in (("dirty", dirty_pairs), ("clean", clean)):
+            trainer = make_trainer(trainer_options={"eval_dataset": data}, per_device_eval_batch_size=1)
+            results[name] = trainer.evaluate()
+        skipped = {name: value for name, value in results["dirty"].items() if name.startswith("eval_skipped/")}
+        assert sum(skipped.values()) >= len(REASONS) and skipped["eval_skipped/no_caption"] >= 4
+        assert not any("skipped/" in name for name in results["clean"])
+        # Retrieval is among the same pairs.
+        recalls = [name for name in results["clean"] if "recall" in name or "ndcg" in name]
+        assert recalls and all(results["dirty"][name] == results["clean"][name] for name in recalls)
+
+    def test_a_batch_shrinks_and_is_never_empty(self, make_trainer, dirty_pairs):
+        trainer = make_trainer(trainer_options={"eval_dataset": dirty_pairs}, per_device_eval_batch_size=4)
+        sizes = [len(batch["pair_ids"]) for batch in trainer.get_eval_dataloader()]
+        # The first seven images cannot be read, and there is nothing to read in the first four captions.
+        assert sizes == [1, 1, 4, 4, 1, 3, 4, 4, 4]
+
+    def test_the_functions_raise_or_skip(self, make_model, tiny_processor, dirty_pairs, caplog):
+        model = make_model(SaclModel)
+        with pytest.raises(ValueError, match=r"The image of row 0 cannot be read \(column 'image'\)"):
+            evaluate_retrieval(model, dirty_pairs, tiny_processor, show_progress=False)
+        clean = dirty_pairs.filter(lambda row: row["pair_id"] not in REASONS)
+        expected = evaluate_retrieval(model, clean, tiny_processor, show_progress=False)
+        found = evaluate_retrieval(model, dirty_pairs, tiny_processor, on_error="skip", show_progress=False)
+        assert found == expected and "11 rows are left out, the first of them because: The image" in caplog.text
+        with pytest.raises(ValueError, match='"raise" or "skip", got \'ignore\''):
+            evaluate_retrieval(model, dirty_pairs, tiny_processor, on_error="ignore")
+        broken = to_dataset({"broken": images()["text"]})
+        with pytest.raises(ValueError, match="no row that can be read. The image of row 0"):
+            evaluate_retrieval(model, broken, tiny_processor, on_error="skip", show_progress=False)
+
+    def test_embed_dataset_skips_the_same(self, make_model, tiny_processor, dirty_pairs, tmp_path):
+        options = {"on_error": "skip", "cache_dir": tmp_path, "show_progress": False}
+        embedded = embed_dataset(make_model(SaclModel), dirty_pairs, tiny_processor, **options)
+        assert set(embedded["pair_id"]) == set(dirty_pairs["pair_id"]) - set(REASONS)
