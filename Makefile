@@ -5,6 +5,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TEST_ARGS ?=
 DEMO_ARGS ?=
+SOAK_ARGS ?=
 FUZZ_SECONDS ?= 60
 
 FINGERPRINT := $(shell $(PYTHON) -c 'import hashlib, os, sys; \
@@ -20,7 +21,7 @@ unexport PYTHONPATH
 test test-slow demo docs: export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo docs test test-slow quality audit-dependencies fuzz style clean
+.PHONY: help venv demo docs test test-slow soak quality audit-dependencies fuzz style clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +34,9 @@ test: venv ## Run the tests, a file to each core (TEST_ARGS="-k loss" is passed 
 
 test-slow: venv ## Run the tests that are marked slow
 	$(RUN) -m pytest -m slow $(TEST_ARGS) || test $$? -eq 5 # 5: there are none
+
+soak: venv ## Kill a training fifty times, also while it saves and pushes, and compare it with one left alone (minutes)
+	$(RUN) benchmarks/soak.py $(SOAK_ARGS)
 
 quality: venv ## Check style, formatting, types, docstrings, and dependencies for known flaws
 	$(RUN) -m ruff check .

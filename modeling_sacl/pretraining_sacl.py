@@ -129,6 +129,7 @@ class SaclForPreTraining(SaclWithMaskedLanguageHead, SaclForImageTextRetrieval):
         hard_negative_strength: float = 0.0,
         hard_negative_similarity: torch.Tensor | None = None,
         hard_negative_share: float = 1.0,
+        num_extra_texts: int = 0,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[TransformersKwargs],
@@ -136,7 +137,7 @@ class SaclForPreTraining(SaclWithMaskedLanguageHead, SaclForImageTextRetrieval):
         r"""
         Args:
             input_ids (`torch.Tensor` of shape `(batch_size, length)`, int64):
-                Text i belongs to image i.
+                Text i belongs to image i; behind these may be others (see `num_extra_texts`).
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`).
             attention_mask (`torch.Tensor` of shape `(batch_size, length)`, *optional*).
             pair_ids (`torch.Tensor` of shape `(batch_size,)`, int64, *optional*):
@@ -156,6 +157,8 @@ class SaclForPreTraining(SaclWithMaskedLanguageHead, SaclForImageTextRetrieval):
                 Cosines of images with texts that regulate the draw; defaults to the model's own.
             hard_negative_share (`float`, *optional*, defaults to 1.0):
                 Probability, in [0, 1], that a negative is drawn hard, and not evenly ([`sample_hard_negatives`]).
+            num_extra_texts (`int`, *optional*, defaults to 0):
+                How many of the texts, the last ones, belong to no image: they are embedded and no more.
             return_loss (`bool`, *optional*):
                 Whether to return the contrastive loss and the sum of all losses.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
@@ -173,7 +176,7 @@ class SaclForPreTraining(SaclWithMaskedLanguageHead, SaclForImageTextRetrieval):
         outputs = SaclForPreTrainingOutput()
         rows = FusionRows()
         vision_outputs, text_outputs = self._embed(
-            outputs, input_ids, pixel_values, attention_mask, interpolate_pos_encoding
+            outputs, input_ids, pixel_values, attention_mask, interpolate_pos_encoding, num_extra_texts
         )
         if with_itm:
             pairs = self._match_with_hard_negatives(
@@ -181,9 +184,10 @@ class SaclForPreTraining(SaclWithMaskedLanguageHead, SaclForImageTextRetrieval):
             )
             self._add_matching(rows, text_outputs, attention_mask, *pairs)
         if mlm_input_ids is not None:
-            masked_outputs = self.sacl.get_text_features(mlm_input_ids, attention_mask=attention_mask)
-            batch = torch.arange(len(input_ids), device=input_ids.device)
-            rows.add(masked_outputs.last_hidden_state, batch, attention_mask, positions=mlm_positions)
+            batch = torch.arange(len(mlm_input_ids), device=input_ids.device)
+            own_mask = None if attention_mask is None else attention_mask[: len(batch)]
+            masked_outputs = self.sacl.get_text_features(mlm_input_ids, attention_mask=own_mask)
+            rows.add(masked_outputs.last_hidden_state, batch, own_mask, positions=mlm_positions)
         fused = rows.fuse(self.sacl, vision_outputs, **kwargs) if rows.positions else []
         if with_itm:
             self._judge_matching(outputs, fused[0])

@@ -228,6 +228,7 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         hard_negative_strength: float = 0.0,
         hard_negative_similarity: torch.Tensor | None = None,
         hard_negative_share: float = 1.0,
+        num_extra_texts: int = 0,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[TransformersKwargs],
@@ -235,7 +236,7 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         r"""
         Args:
             input_ids (`torch.Tensor` of shape `(batch_size, length)`, int64):
-                Text i belongs to image i.
+                Text i belongs to image i; behind these may be others (see `num_extra_texts`).
             pixel_values (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`).
             attention_mask (`torch.Tensor` of shape `(batch_size, length)`, *optional*).
             pair_ids (`torch.Tensor` of shape `(batch_size,)`, int64, *optional*):
@@ -249,6 +250,8 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
                 Cosines of images with texts that regulate the draw; defaults to the model's own.
             hard_negative_share (`float`, *optional*, defaults to 1.0):
                 Probability, in [0, 1], that a negative is drawn hard, and not evenly ([`sample_hard_negatives`]).
+            num_extra_texts (`int`, *optional*, defaults to 0):
+                How many of the texts, the last ones, belong to no image: they are embedded and no more.
             return_loss (`bool`, *optional*):
                 Whether to return the contrastive loss and the sum of all losses.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
@@ -261,7 +264,7 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         outputs = SaclForImageTextRetrievalOutput()
         rows = FusionRows()
         vision_outputs, text_outputs = self._embed(
-            outputs, input_ids, pixel_values, attention_mask, interpolate_pos_encoding
+            outputs, input_ids, pixel_values, attention_mask, interpolate_pos_encoding, num_extra_texts
         )
         if with_itm:
             pairs = self._match_with_hard_negatives(
@@ -283,11 +286,14 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         pixel_values: torch.Tensor,
         attention_mask: torch.Tensor | None,
         interpolate_pos_encoding: bool,
+        num_extra_texts: int = 0,
     ) -> tuple[SaclVisionOutput, ModelOutput]:
         """Both towers; the embeddings go into the outputs."""
-        if len(input_ids) != len(pixel_values):
+        if len(input_ids) - num_extra_texts != len(pixel_values):
+            extra = f", {num_extra_texts} of them extra," if num_extra_texts else ""
             raise ValueError(
-                f"Text i belongs to image i, but there are {len(input_ids)} texts and {len(pixel_values)} images."
+                f"Text i belongs to image i, but there are {len(input_ids)} texts{extra} and {len(pixel_values)} "
+                "images."
             )
         vision_outputs = self.sacl.get_image_features(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
         text_outputs = self.sacl.get_text_features(input_ids, attention_mask=attention_mask)
@@ -320,7 +326,7 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
     def _add_losses(self, outputs: SaclForImageTextRetrievalOutput, pair_ids: torch.Tensor | None) -> None:
         """The contrastive loss, and the sum of all that there are."""
         outputs.itc_loss = similarity_regulated_contrastive_loss(
-            outputs.image_embeds, outputs.text_embeds, outputs.logit_scale, pair_ids=pair_ids
+            outputs.image_embeds, _texts_of_images(outputs), outputs.logit_scale, pair_ids=pair_ids
         )
         parts = (outputs.itc_loss, outputs.itm_loss, outputs.get("mlm_loss"))
         outputs.loss = torch.stack([part for part in parts if part is not None]).sum()
@@ -334,11 +340,10 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         hard_share: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Texts and images to match: the pairs, then images with wrong texts, texts with wrong images. Labels too."""
-        batch = torch.arange(len(outputs.text_embeds), device=outputs.text_embeds.device)
+        text_embeds = _texts_of_images(outputs)
+        batch = torch.arange(len(text_embeds), device=text_embeds.device)
         positive_mask = find_positives(batch if pair_ids is None else pair_ids)
-        logits = contrastive_logits(
-            outputs.image_embeds.detach(), outputs.text_embeds.detach(), outputs.logit_scale.detach()
-        )
+        logits = contrastive_logits(outputs.image_embeds.detach(), text_embeds.detach(), outputs.logit_scale.detach())
         if similarity is not None and similarity.shape != logits.shape:
             raise ValueError(
                 f"`hard_negative_similarity` must have the shape (batch_size, batch_size) = {tuple(logits.shape)}, "
@@ -360,6 +365,11 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         has_negative = torch.cat([image_has_negative, text_has_negative])
         outputs.itm_labels = torch.cat([torch.ones_like(batch), torch.where(has_negative, 0, -100)])
         return torch.cat([batch, negative_texts, batch]), torch.cat([batch, batch, negative_images])
+
+
+def _texts_of_images(outputs: SaclForImageTextRetrievalOutput) -> torch.Tensor:
+    """The embeddings of the texts that belong to the images, without the extra ones."""
+    return outputs.text_embeds[: len(outputs.image_embeds)]
 
 
 __all__ = [

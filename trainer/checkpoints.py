@@ -23,10 +23,11 @@ import torch
 import xxhash
 from accelerate.utils import gather_object
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from .distributed import gather
+from .paths import is_inside
 
 
 logger = logging.get_logger(__name__)
@@ -210,7 +211,7 @@ def _check_entries(path: Path, files: Any) -> None:
         }
         if not told:
             raise ValueError(f"{path.name} lists {name!r:.200} without its size and hash")
-        if Path(name).is_absolute() or not (path.parent / name).resolve().is_relative_to(path.parent.resolve()):
+        if not is_inside(path.parent / name, path.parent):
             raise ValueError(f"{path.name} lists {name!r:.200}, which is not in the checkpoint")
 
 
@@ -289,16 +290,30 @@ def checkpoint_to_resume(resume_from_checkpoint: str | os.PathLike | bool, outpu
     if not isinstance(resume_from_checkpoint, bool):
         verify_checkpoint(os.fspath(resume_from_checkpoint))
         return os.fspath(resume_from_checkpoint)
-    problems: list[str] = []
-    for folder in _checkpoints(Path(output_dir)):
-        problem = _problem(folder)
-        if problem is None:
-            if problems:
-                logger.warning(f"Resuming from {folder}, because {'; '.join(problems)}.")
-            return str(folder)
-        problems.append(f"{folder} {problem}")
+    folder, problems = _last_whole(Path(output_dir))
+    if folder is not None:
+        if problems:
+            logger.warning(f"Resuming from {folder}, because {'; '.join(problems)}.")
+        return str(folder)
     message = f"No valid checkpoint found in output directory ({output_dir})"
     raise ValueError(f"{message}: {'; '.join(problems)}.{_HOW_TO_SEAL}" if problems else message)
+
+
+def last_checkpoint(output_dir: str | os.PathLike) -> str | None:
+    """The folder of the last whole checkpoint of a run, `None` if there is none."""
+    folder, _ = _last_whole(Path(output_dir))
+    return None if folder is None else str(folder)
+
+
+def _last_whole(run: Path) -> tuple[Path | None, list[str]]:
+    """The last whole checkpoint of a run, and what is wrong with those after it."""
+    problems: list[str] = []
+    for folder in _checkpoints(run):
+        problem = _problem(folder)
+        if problem is None:
+            return folder, problems
+        problems.append(f"{folder} {problem}")
+    return None, problems
 
 
 def _checkpoints(run: Path) -> list[Path]:
@@ -346,8 +361,9 @@ def agreed(find: Callable[[], str], is_asked: bool) -> str:
 
 def delete_old_checkpoints(run: str, newest: str, limit: int | None, best: str | None) -> None:
     """
-    Deletes the oldest checkpoints of a run until `limit` are left, as [`Trainer`] does. The newest, the one that has
-    just been sealed, stays even if what another run left behind looks newer.
+    Deletes the oldest checkpoints of a run until `limit` are left, as [`Trainer`] does, but by their steps: times of
+    files say nothing after the clock was set, or in a copy. The newest, the one that has just been sealed, stays; what
+    is of later steps was left behind by another run, and goes first.
 
     Args:
         run (`str`): The folder of the run.
@@ -358,8 +374,10 @@ def delete_old_checkpoints(run: str, newest: str, limit: int | None, best: str |
     if not limit or limit < 0:
         return
     kept = {str(Path(folder)) for folder in (newest, best) if folder is not None}
-    checkpoints = sort_checkpoints(run, use_mtime=True)
-    old = [folder for folder in checkpoints if folder not in kept]
+    # The last steps first, so that the newest parts them: those before it are of another run.
+    checkpoints = [str(folder) for folder in _checkpoints(Path(run))]
+    place = checkpoints.index(str(Path(newest)))
+    old = [folder for folder in [*checkpoints[:place], *reversed(checkpoints[place:])] if folder not in kept]
     for folder in old[: max(0, len(checkpoints) - max(limit, len(kept)))]:
         # Half deleted, it must not pass for whole.
         unseal_checkpoint(folder)

@@ -43,8 +43,10 @@ class SaclTrainingArguments(TrainingArguments):
             `"xclr"` (targets from a guide's similarities of texts), `"cwcl"` (every candidate a positive by its
             similarity within a modality), `"softclip"` (targets shared with similar pairs of the same modality),
             `"siglip"` (each pair judged by itself, for models with a `logit_bias`), `"filter"` (similar negatives
-            removed), `"multi_positive"` (positives of one pair id do not compete with one another) or `"graded"`
-            (ours: SACL, and a second contrast at a warm temperature that learns how right a negative is).
+            removed), `"multi_positive"` (positives of one pair id do not compete with one another), `"graded"` (ours:
+            SACL, and a second contrast at a warm temperature that learns how right a negative is), `"negclip"`
+            (captions with swapped words are further negatives) or `"one_to_k"` (several captions of each image at
+            once).
         regulation_strength (`float`, *optional*, defaults to 1.0):
             How strongly similar negatives are spared, >= 0: 1 is the paper's formula, 0 is InfoNCE.
         regulation_warmup (`float`, *optional*, defaults to 0.1):
@@ -79,6 +81,9 @@ class SaclTrainingArguments(TrainingArguments):
         target_temperature (`float`, *optional*, defaults to 0.1):
             Temperature of the softmax that makes targets of similarities, > 0: for `"xclr"`, `"softclip"` and
             `"graded"`.
+        captions_per_image (`int`, *optional*, defaults to 2):
+            How many captions of each image `"one_to_k"` compares at once, >= 2, when [`SaclTrainer`] makes the
+            collator. A row with fewer repeats them.
         momentum (`float`, *optional*, defaults to 0.995):
             Momentum of the teacher, in [0, 1). `None` trains without one: less memory and time, and the model's own
             detached similarity regulates.
@@ -150,6 +155,11 @@ class SaclTrainingArguments(TrainingArguments):
             Upper bound of the learned temperature.
         retrieval_chunk_size (`int`, *optional*, defaults to 1024):
             Evaluation compares this many images with this many texts at a time.
+        dataloader_timeout (`int`, *optional*, defaults to 900):
+            Seconds after which a training or an evaluation ends whose data workers deliver no batch, because a read
+            has stalled; 0 waits for ever. Only with `dataloader_num_workers` above 0: without workers nobody is left
+            to stop the reading. It should stay below `ddp_timeout` (1800), after which the other processes give up
+            without knowing why.
 
     Raises:
         ValueError: for an unknown objective or a value out of its range.
@@ -206,6 +216,9 @@ class SaclTrainingArguments(TrainingArguments):
     )
     target_temperature: float = field(
         default=0.1, metadata={"help": "Temperature of targets made of similarities, for xclr, softclip and graded."}
+    )
+    captions_per_image: int = field(
+        default=2, metadata={"help": "Captions of each image that are compared at once, for one_to_k."}
     )
 
     # Teacher and queue.
@@ -270,6 +283,11 @@ class SaclTrainingArguments(TrainingArguments):
         default=1024, metadata={"help": "Evaluation compares this many images with this many texts at a time."}
     )
 
+    # Data.
+    dataloader_timeout: int = field(
+        default=900, metadata={"help": "Seconds to wait for the data workers' next batch; 0 waits for ever."}
+    )
+
     def __post_init__(self):
         if self.objective not in OBJECTIVES:
             raise ValueError(f"`objective` must be one of {', '.join(OBJECTIVES)}; got {self.objective!r}.")
@@ -290,8 +308,9 @@ class SaclTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"`{name}` must be between {low} and {high}, got {value}.")
-        if not isinstance(self.queue_size, int):
-            raise ValueError(f"`queue_size` is a number of pairs, so an integer; got {self.queue_size!r}.")
+        for name, what in (("queue_size", "pairs"), ("captions_per_image", "captions")):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"`{name}` is a number of {what}, so an integer; got {getattr(self, name)!r}.")
         if self.guide_schedule not in GUIDE_SCHEDULES:
             raise ValueError(
                 f"`guide_schedule` must be one of {', '.join(GUIDE_SCHEDULES)}; got {self.guide_schedule!r}."
@@ -305,6 +324,11 @@ class SaclTrainingArguments(TrainingArguments):
             )
         if self.cache_locked_towers and not (self.lock_vision or self.lock_text):
             raise ValueError("`cache_locked_towers` needs a locked tower: set `lock_vision` or `lock_text` too.")
+        if self.cache_locked_towers and self.lock_text and OBJECTIVES[self.objective].extra_texts is not None:
+            raise ValueError(
+                f"The objective {self.objective!r} compares with texts beyond those of the pairs, which the features "
+                "of a cached text tower are not of: set `cache_locked_towers=False` or `lock_text=False`."
+            )
         if self.momentum is not None and self.momentum == 1:
             raise ValueError("`momentum` must be below 1: at 1 the teacher would never learn.")
         if self.filter_threshold is not None and not 0 < self.filter_threshold < 1:
@@ -335,6 +359,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "debiased_prior": (0, 0.99),
     "hard_negative_concentration": (0, 1e3),
     "guide_margin": (-2, 2),
+    "captions_per_image": (2, float("inf")),
     "target_temperature": (1e-6, float("inf")),
     "momentum": (0, 1),
     "distillation_weight": (0, 1),
@@ -352,4 +377,5 @@ _RANGES: dict[str, tuple[float, float]] = {
     "min_temperature": (1e-6, float("inf")),
     "max_temperature": (1e-6, float("inf")),
     "retrieval_chunk_size": (1, float("inf")),
+    "dataloader_timeout": (0, float("inf")),
 }

@@ -28,11 +28,13 @@ from .checkpoints import (
     PendingLogs,
     set_aside,
 )
-from .data import PairCollator, SeededPairs, SeededStream, SkippedPair, undecoded, with_pair_ids
+from .data import PairCollator, SeededPairs, SeededStream, SkippedPair, swap_words, undecoded, with_pair_ids
 from .data.usable import usable_rows
 from .distributed import gather, row_counts
 from .embedding import dual_encoder
 from .evaluation import Relevance, evaluate_retrieval
+from .extra_texts import compare_extra_texts, part_texts, with_extra_texts
+from .faults import SteadyClock, data_faults_explained
 from .grad_cache import RandomState, split_batch
 from .guide import GUIDE_COLUMNS, Guide, add_guide_features, check_guided
 from .locked import cache_locked_towers, cached_towers, check_cacheable, lock_towers, without_tower_features
@@ -42,6 +44,7 @@ from .objectives import (
     Comparison,
     ContrastiveBatch,
     ContrastiveObjective,
+    ExtraTexts,
     InfoNCEObjective,
     ObjectiveOutput,
     distillation_loss,
@@ -56,11 +59,13 @@ from .stability import NonFiniteGuard
 
 logger = logging.get_logger(__name__)
 
-TRAINING_STATE_NAME = "sacl_training_state.safetensors"
-# What the contrast sees of a pair.
-EMBEDDINGS = ("image_embeds", "text_embeds")
-# Seconds for a push to end, when the training has ended with an error.
-PATIENCE_AFTER_FAILURE = 600
+# What the contrast sees of a pair; the last only where an objective needs it.
+EMBEDDINGS = ("image_embeds", "text_embeds", "extra_text_embeds")
+# Where texts beyond those of the pairs come from.
+EXTRA_TEXTS_HINTS = {
+    "negative": "`PairCollator(processor, negative_caption=swap_words)` makes them.",
+    "further": "`PairCollator(processor, captions_per_image=2)` draws them.",
+}
 
 
 class SaclTrainer(SavingTrainer):
@@ -218,6 +223,8 @@ class SaclTrainer(SavingTrainer):
         keeps_list = self.is_world_process_zero()
         self.skipped_pairs = SkippedPairs(args.max_skipped_ratio, args.output_dir if keeps_list else None)
         self._skipped_in_evaluation: list[SkippedPair] = []
+        self._training_clock = self._evaluation_clock = SteadyClock()
+        self._num_evaluated = 0
         self._seeded_pairs: SeededPairs | None = None
         # On the CPU reading a number costs nothing.
         self._guard = NonFiniteGuard(args.nan_policy, deferred=args.device.type != "cpu")
@@ -230,7 +237,12 @@ class SaclTrainer(SavingTrainer):
         self, model: nn.Module, processor: ProcessorMixin, args: SaclTrainingArguments
     ) -> PairCollator:
         mlm_probability = args.mlm_probability if self._masks_text(args) else 0.0
-        plain = PairCollator(processor, mlm_probability=mlm_probability).for_model(model)
+        extra_texts = {
+            "further": {"captions_per_image": args.captions_per_image},
+            "negative": {"negative_caption": swap_words},
+        }
+        options = extra_texts.get(OBJECTIVES[args.objective].extra_texts or "", {})
+        plain = PairCollator(processor, mlm_probability=mlm_probability, **options).for_model(model)
         if plain.image_size() is None:
             logger.warning(
                 f"{type(processor.image_processor).__name__} gives each image a shape of its own, so images are not "
@@ -316,9 +328,10 @@ class SaclTrainer(SavingTrainer):
         for chunk in chunks:
             random_states.append(RandomState())
             with torch.no_grad():
-                embeddings.append(self._call(model, self.model, chunk, with_mlm=False, with_itm=False))
+                embeddings.append(self._call_once(model, chunk, with_mlm=False, with_itm=False))
 
         cached = _concatenated(embeddings)
+        per_row = list(cached)
         cached |= {name: value.detach().clone() for name, value in self._scalars_of_contrast(embeddings[0]).items()}
         leaves = [tensor.requires_grad_() for tensor in cached.values()]
         teacher_outputs = None if self.teacher is None else _concatenated(teachers)
@@ -340,7 +353,7 @@ class SaclTrainer(SavingTrainer):
                 parts = {name: value * _share_of_chunk(name, chunk, inputs) for name, value in losses.items()}
                 fusion = self._weighted_sum(parts) * share
                 rows = slice(index * chunk_size, (index + 1) * chunk_size)
-                carried = sum((outputs[name] * gradients[name][rows]).sum() for name in EMBEDDINGS)
+                carried = sum((outputs[name] * gradients[name][rows]).sum() for name in per_row)
                 if index == 0:
                     scalars = self._scalars_of_contrast(outputs)
                     carried = carried + sum(value * gradients[name] for name, value in scalars.items())
@@ -385,9 +398,8 @@ class SaclTrainer(SavingTrainer):
         similarity = None
         if teacher_outputs is not None:
             similarity = contrastive_logits(*_normalized(teacher_outputs))
-        return self._call(
+        return self._call_once(
             model,
-            self.model,
             inputs,
             with_itm=self.args.itm_weight > 0,
             hard_negative_strength=self._regulation_strength() if self.args.regulate_hard_negatives else 0.0,
@@ -401,6 +413,20 @@ class SaclTrainer(SavingTrainer):
         """Calls a model, whose locked towers answer with their features where the batch has them."""
         with cached_towers(unwrapped, inputs) as inputs:
             return model(**self._model_inputs(inputs, **options))
+
+    def _call_once(
+        self, model: Callable[..., ModelOutput], inputs: dict[str, torch.Tensor], **options: Any
+    ) -> ModelOutput:
+        """Calls the model in training; what the objective compares with beyond the pairs is in the same forward."""
+        kind = self._extra_texts()
+        if kind is None:
+            return self._call(model, self.model, inputs, **options)
+        inputs, per_pair = with_extra_texts(inputs, kind, self._forward_arguments, EXTRA_TEXTS_HINTS.get(kind, ""))
+        pairs = len(inputs["pair_ids"])
+        return part_texts(self._call(model, self.model, inputs, num_extra_texts=per_pair * pairs, **options), pairs)
+
+    def _extra_texts(self) -> str | None:
+        return getattr(self.objective, "extra_texts", None)
 
     def _embed(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings of a batch by the model, of unit length."""
@@ -435,6 +461,7 @@ class SaclTrainer(SavingTrainer):
             # A guide knows from the start what an early model does not.
             regulation_strength=self._regulation_strength(warmed_up=guide is not None),
             distillation_weight=self._distillation_weight(),
+            extra_texts=self._compare_extra_texts(outputs, inputs, counts),
             **self._scalars_of_contrast(outputs),
         )
         self._keep_for_queue(batch)
@@ -457,6 +484,15 @@ class SaclTrainer(SavingTrainer):
             anchors=features if self.args.local_loss else gathered,
             candidates=(gathered,) if queued is None else (gathered, queued),
         )
+
+    def _compare_extra_texts(
+        self, outputs: ModelOutput | dict[str, torch.Tensor], inputs: dict[str, torch.Tensor], counts: list[int]
+    ) -> ExtraTexts | None:
+        kind = self._extra_texts()
+        if kind is None:
+            return None
+        embeds = nn.functional.normalize(outputs["extra_text_embeds"], dim=-1)
+        return compare_extra_texts(embeds, inputs, kind, counts, local=self.args.local_loss)
 
     def _fusion_losses(
         self, outputs: ModelOutput, teacher_outputs: ModelOutput | None, inputs: dict[str, torch.Tensor]
@@ -570,6 +606,7 @@ class SaclTrainer(SavingTrainer):
 
     def start_training(self) -> None:
         """Forgets what an earlier call of `train` has left over; the teacher is sharded if the model is."""
+        self._training_clock = SteadyClock()
         if self.teacher is not None and self.is_fsdp_enabled:
             shard_beside(self.accelerator, self.teacher.model)
         self._metrics["train"].clear()
@@ -679,7 +716,18 @@ class SaclTrainer(SavingTrainer):
         elif "train_runtime" in logs:
             # Into what `train` returns as well.
             logs.update(self.skipped_pairs.of_training())
-        super().log(logs, start_time)
+        self._correct_speed(logs)
+        super().log(logs, None if start_time is None else start_time + self._training_clock.jump())
+
+    def _correct_speed(self, logs: dict[str, float]) -> None:
+        """The parent takes the time by a clock that may be set meanwhile."""
+        steps = self.state.global_step - getattr(self, "_initial_global_step", 0)
+        self._training_clock.correct(logs, "train", steps * self.get_total_train_batch_size(self.args), steps)
+        batch_size = self.args.eval_batch_size * self.args.world_size
+        for prefix in [name.removesuffix("_runtime") for name in logs if name.endswith("_runtime")]:
+            if prefix != "train":
+                steps = math.ceil(self._num_evaluated / batch_size)
+                self._evaluation_clock.correct(logs, prefix, self._num_evaluated, steps)
 
     def _watch(self, losses: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor], training: bool = True) -> bool:
         """Whether the batch can be used (see `nan_policy`)."""
@@ -761,8 +809,10 @@ class SaclTrainer(SavingTrainer):
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix: str = "eval", **kwargs):
         """[`Trainer.evaluation_loop`], with every component of the loss and the retrieval metrics beside the loss."""
         kwargs["metric_key_prefix"] = metric_key_prefix
-        with self._evaluation_chance():
+        self._evaluation_clock = SteadyClock()
+        with self._evaluation_chance(), data_faults_explained(lambda: ""):
             output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        self._num_evaluated = output.num_samples
         if self.teacher is not None:
             slice_again(self.teacher.model)
         metrics = self._drain("eval") | counts_by_reason(self._skipped_in_evaluation)
@@ -875,7 +925,8 @@ def _guide_features(inputs: dict[str, torch.Tensor]) -> PairFeatures | None:
 
 def _concatenated(chunks: list[ModelOutput]) -> dict[str, torch.Tensor]:
     """The embeddings of a batch from those of its chunks."""
-    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in EMBEDDINGS}
+    names = [name for name in EMBEDDINGS if chunks[0].get(name) is not None]
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in names}
 
 
 def _share_of_process(counts: list[int], rows: int) -> float:

@@ -21,12 +21,15 @@ from .checkpoints import (
     agreed,
     checkpoint_to_resume,
     delete_old_checkpoints,
+    last_checkpoint,
     seal_checkpoint,
     set_aside,
     tensors_only,
     unseal_checkpoint,
 )
+from .faults import data_faults_explained, limit_waiting, removed_if_disk_is_full, size_of
 from .renamed_weights import load_renamed_weights
+from .run_lock import RunLock
 from .sacl_config import SaclTrainingArguments
 from .sharding import with_scalars
 from .shared_checkpoints import LAST_CHECKPOINT, HubCheckpoint, fetch_checkpoint
@@ -38,6 +41,7 @@ from .sharing import (
     save_training_arguments,
     stage,
 )
+from .text import size_in_words
 
 
 logger = logging.get_logger(__name__)
@@ -72,7 +76,7 @@ class SavingTrainer(Trainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """
-        [`Trainer.train`], resuming from whole checkpoints only.
+        [`Trainer.train`], resuming from whole checkpoints only, in a folder that no other run trains into.
 
         A resumed run repeats the uninterrupted one exactly, if it runs on as many processes: on another number the
         global batches and their augmentation are the same, but masks, dropout and hard negatives are drawn anew.
@@ -91,7 +95,10 @@ class SavingTrainer(Trainer):
         Raises:
             ValueError: if the checkpoint was not saved completely, if one of its files is missing, cut short or
                 changed, or if no checkpoint is whole. See [`seal_checkpoint`] to accept one as it is. Or if the one on
-                the Hub cannot be fetched.
+                the Hub cannot be fetched. Or if another run is training into `output_dir`.
+            OSError: if the disk is too full for a checkpoint (`errno.ENOSPC`). The ones before it are left as they
+                are, and the message names the last. A `ChildProcessError` if a data worker has died, a `TimeoutError`
+                if none has delivered within `dataloader_timeout`.
 
         Example:
 
@@ -99,12 +106,18 @@ class SavingTrainer(Trainer):
         >>> trainer.train(resume_from_checkpoint=True)
         ```
         """
-        if resume_from_checkpoint not in (None, False):
-            resume_from_checkpoint = agreed(
-                partial(self._checkpoint_to_resume, resume_from_checkpoint), self.args.should_save
-            )
+        lock = RunLock(self.args.output_dir)
+        if trial is None:  # Each trial has a folder of its own.
+            agreed(lock.acquire, self.args.should_save)
         try:
-            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            if self.args.push_to_hub and self.is_world_process_zero():
+                discard_leftovers(self.args.output_dir)
+            if resume_from_checkpoint not in (None, False):
+                resume_from_checkpoint = agreed(
+                    partial(self._checkpoint_to_resume, resume_from_checkpoint), self.args.should_save
+                )
+            with data_faults_explained(self._way_to_resume):
+                return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         except Exception as error:
             # What was saved last is worth the most when the training fails.
             pushes = getattr(self, "push_in_progress", None)
@@ -112,6 +125,18 @@ class SavingTrainer(Trainer):
                 logger.warning(f"The training failed ({error!r}); its last checkpoint is still being pushed.")
                 pushes.wait_until_done(timeout=PATIENCE_AFTER_FAILURE)
             raise
+        finally:
+            lock.release()
+
+    def _way_to_resume(self) -> str:
+        """How the training goes on, as the end of a message about its end."""
+        last = last_checkpoint(self.args.output_dir)
+        if last is None:
+            return f"There is no checkpoint in {self.args.output_dir} to resume from yet."
+        return f"The last whole checkpoint is {last}: `trainer.train(resume_from_checkpoint=True)` goes on from it."
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
+        return limit_waiting(super()._get_dataloader(*args, **kwargs), self.args.dataloader_timeout)
 
     def _checkpoint_to_resume(self, resume_from_checkpoint: str | bool) -> str:
         on_the_hub = HubCheckpoint.parse(resume_from_checkpoint)
@@ -126,19 +151,36 @@ class SavingTrainer(Trainer):
         if self.args.should_save:
             unseal_checkpoint(folder)
         self.accelerator.wait_for_everyone()
-        with set_aside(self.args, push_to_hub=False, save_total_limit=None):
-            super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            # The parent has saved them as they were set aside.
-            torch.save(self.args, os.path.join(folder, TRAINING_ARGS_NAME))
-            self._save_card(folder, pictures=False)
-            seal_checkpoint(folder)
+        with removed_if_disk_is_full(folder, partial(self._no_room_for, folder)):
+            with set_aside(self.args, push_to_hub=False, save_total_limit=None):
+                super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                # The parent has saved them as they were set aside.
+                torch.save(self.args, os.path.join(folder, TRAINING_ARGS_NAME))
+                self._save_card(folder, pictures=False)
+                seal_checkpoint(folder)
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
             self._push_from_checkpoint(folder)
         if self.args.should_save:
             delete_old_checkpoints(run, folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def _no_room_for(self, folder: str, free: int) -> str:
+        last = last_checkpoint(os.path.dirname(folder))
+        needed = self._least_bytes_of_checkpoint() if last is None else size_of(last)
+        return (
+            f"The disk is too full for the checkpoint {folder}: it needs {'more than' if last is None else 'about'} "
+            f"{size_in_words(needed)}, and {size_in_words(free)} were free. What had been written of it is removed. "
+            f"{self._way_to_resume()} Make room first, or keep fewer checkpoints (`save_total_limit`; a new one is "
+            "written before an old one goes)."
+        )
+
+    def _least_bytes_of_checkpoint(self) -> int:
+        """Of model and optimiser in this process; the others, which may be waiting, are not asked for theirs."""
+        states = {} if self.args.save_only_model else getattr(self.optimizer, "state", {})
+        tensors = [*self.model.parameters(), *(value for state in states.values() for value in state.values())]
+        return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As [`Trainer.save_model`], with the card of the model beside it ([`create_model_card`])."""
@@ -304,7 +346,6 @@ class SavingTrainer(Trainer):
         )
         self.hub_model_id = self._repository.repo_id
         self.push_in_progress = BackgroundPushes(keep_all=self.args.hub_always_push)
-        discard_leftovers(self.args.output_dir)
 
     def _check_hub_strategy(self) -> None:
         is_sharded = self.is_deepspeed_enabled or (
@@ -398,13 +439,17 @@ class SavingTrainer(Trainer):
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        self._repository.fetch_card(self.args.output_dir, self.args.hub_revision)
-        self._save_card(self.args.output_dir, pictures=False)
         name = None
         if self._pushes_checkpoints():
             last_only = self.args.hub_strategy == HubStrategy.CHECKPOINT
             name = LAST_CHECKPOINT if last_only else os.path.basename(checkpoint_folder)
-        staged = stage(self.args.output_dir, saved=checkpoint_folder, checkpoint=name)
+        try:
+            self._repository.fetch_card(self.args.output_dir, self.args.hub_revision)
+            self._save_card(self.args.output_dir, pictures=False)
+            staged = stage(self.args.output_dir, saved=checkpoint_folder, checkpoint=name)
+        except OSError as error:  # The checkpoint itself is sealed, and goes out with the next one.
+            logger.error(f"The checkpoint {checkpoint_folder} is not pushed, and the training goes on. {error}")
+            return
         message = f"Training in progress, step {self.state.global_step}"
         push = partial(self._repository.push, staged, message, revision=self.args.hub_revision)
         self.push_in_progress.submit(f"The checkpoint {checkpoint_folder}", push, staged)

@@ -68,7 +68,7 @@ The licence of the weights, and of the data they were trained on, is named in RE
 _OF_THE_MACHINE = {
     *("output_dir", "push_to_hub", "resume_from_checkpoint", "local_rank", "use_cpu", "disable_tqdm", "report_to"),
     *("run_name", "project", "log_level", "log_level_replica", "log_on_each_node", "ddp_backend", "ddp_timeout"),
-    *("do_train", "do_eval", "do_predict", "enable_jit_checkpoint", "save_on_each_node"),
+    *("do_train", "do_eval", "do_predict", "enable_jit_checkpoint", "save_on_each_node", "dataloader_timeout"),
 }
 _OF_THE_MACHINE_PREFIXES = ("hub_", "trackio_")
 

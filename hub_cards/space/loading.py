@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 import modeling_sacl
 from trainer import load_pairs
+from trainer.paths import check_links
 
 
 logger = logging.get_logger(__name__)
@@ -116,6 +117,7 @@ def _open_images(source: str | os.PathLike, split: str | None) -> Dataset | Data
     """A folder of images that nobody has described, if it is one."""
     if not os.path.isdir(source):
         return None
+    check_links(source)
     try:
         dataset = load_dataset("imagefolder", data_dir=os.fspath(source), split=split)
     except (datasets.exceptions.DatasetGenerationError, datasets.data_files.EmptyDatasetError, ValueError):

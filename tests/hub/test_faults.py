@@ -15,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from transformers import AutoModel, TrainerCallback
 
 from modeling_sacl import SaclModel
+from trainer import sharing
 from trainer.retries import with_retries
 from trainer.sharing import BackgroundPushes, HubRepository, Staged
 
@@ -259,6 +260,33 @@ class TestFullDiskHere:
         with pytest.raises(OSError, match="No space left on device"):
             trainer.push_to_hub()
         assert hub.commits(REPO) == [] and not list((tmp_path / "run").glob("_push-*"))
+
+    def test_a_training_goes_on_without_pushing(self, hub, make_trainer, monkeypatch, caplog, tmp_path):
+        trainer = make_trainer(hub_strategy="every_save", save_strategy="steps", save_steps=1)
+        link = sharing._link
+
+        def full_at_first(source, target):
+            if trainer.state.global_step == 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            link(source, target)
+
+        monkeypatch.setattr(sharing, "_link", full_at_first)
+        with caplog.at_level(logging.ERROR, logger="trainer.saving"):
+            trainer.train()
+        assert "checkpoint-1 is not pushed, and the training goes on. [Errno 28]" in caplog.text
+        assert hub.commits(REPO) == ["Training in progress, step 2"]
+        assert not list((tmp_path / "run").glob("_push-*"))
+
+
+class TestLeftovers:
+    def test_of_a_killed_push_go_when_a_training_begins_and_no_sooner(self, hub, make_trainer, tmp_path):
+        """Until then they may be those of a run that is going on in that folder."""
+        leftover = tmp_path / "run" / "_push-killed"
+        leftover.mkdir(parents=True)
+        trainer = make_trainer(max_steps=1)
+        assert leftover.exists()
+        trainer.train()
+        assert not leftover.exists()
 
 
 class TestBackground:

@@ -137,6 +137,13 @@ STEPS = {
         ("albef", 40, {"local_loss": False}),
         ("sacl_distilled", 40, {"loss_block_size": 7}),
         ("sacl", 40, {"contrastive_chunk_size": 3}),
+        ("siglip", 40, {}),
+        ("siglip", 40, {"loss_block_size": 7, "contrastive_chunk_size": 3}),
+        ("multi_positive", 40, {}),
+        ("negclip", 40, {}),
+        ("negclip", 40, {"local_loss": False}),
+        ("one_to_k", 40, {"contrastive_chunk_size": 3}),
+        ("one_to_k", 40, {"loss_block_size": 7}),
     ]
 }
 
@@ -150,8 +157,14 @@ def step_of(folder, batch_size, **options):
         "input_ids": torch.randint(5, 99, (32, 6), generator=generator),
         # Ids repeat within ranks and between them.
         "pair_ids": torch.randint(28, (32,), generator=generator),
+        "negative_input_ids": torch.randint(5, 99, (32, 6), generator=generator),
+        "further_input_ids": torch.randint(5, 99, (32, 2, 6), generator=generator),
+        # Some of the negatives are captions of other pairs, of this process and of others.
+        "caption_ids": torch.randint(40, (32,), generator=generator),
+        "negative_caption_ids": torch.randint(80, (32,), generator=generator),
     }
-    model = SaclModel.from_pretrained(os.path.join(folder, "model"), dtype=torch.float64)
+    bias = {"logit_bias_init_value": -2.0} if options["objective"] == "siglip" else {}
+    model = SaclModel.from_pretrained(os.path.join(folder, "model"), dtype=torch.float64, **bias)
     trainer = SaclTrainer(
         model,
         SaclTrainingArguments(

@@ -35,7 +35,7 @@ SETTINGS = {
     "sacl_distilled, filtered": DistilledSaclObjective(filter_threshold=0.9),
 }
 
-# The others are in test_objective_families.py and test_pairwise_objectives.py.
+# The others are in test_objective_families.py, test_pairwise_objectives.py and test_extra_texts.py.
 OF_THIS_FILE = ["sacl", "infonce", "albef", "sacl_distilled"]
 
 # Some have no targets without one.
@@ -243,7 +243,7 @@ class TestBlocks:
 
         assert not Sharpened.streams()
         streaming = [name for name, objective in OBJECTIVES.items() if objective.streams()]
-        assert streaming == [*OF_THIS_FILE, "siglip", "filter"]
+        assert streaming == [*OF_THIS_FILE, "siglip", "filter", "negclip", "one_to_k"]
         with pytest.raises(ValueError, match="Sharpened.*loss_block_size=None"):
             Sharpened()(make_batch()[0], block_size=4)
 
@@ -369,8 +369,8 @@ class TestDistillationLoss:
 class TestSelfDescription:
     def test_keys_are_the_names(self):
         others = ["dcl", "debiased", "hcl", "gist", "xclr", "cwcl", "softclip"]
-        pairwise = ["siglip", "filter", "multi_positive", "graded"]
-        assert list(OBJECTIVES) == OF_THIS_FILE + others + pairwise
+        pairwise, with_extra_texts = ["siglip", "filter", "multi_positive", "graded"], ["negclip", "one_to_k"]
+        assert list(OBJECTIVES) == OF_THIS_FILE + others + pairwise + with_extra_texts
         assert all(name == objective.name for name, objective in OBJECTIVES.items())
 
     @pytest.mark.parametrize("name", OBJECTIVES)

@@ -255,7 +255,8 @@ class TestFilter:
     def test_threshold_comes_from_the_arguments(self, make_arguments):
         for threshold, expected in ((None, 0.3), (0.7, 0.7)):
             arguments = make_arguments(objective="filter", filter_threshold=threshold)
-            assert FilterObjective.from_arguments(arguments).get_config_dict() == {"filter_threshold": expected}
+            settings = FilterObjective.from_arguments(arguments).get_config_dict()
+            assert settings["filter_threshold"] == expected
 
     def test_trains_as_sacl_with_a_threshold(self, make_trainer, make_model):
         losses = []

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+import xxhash
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
@@ -709,6 +710,11 @@ class TestSaving:
         engine = FaissEngine()
         engine.add(unit_vectors(7, dim=20), np.arange(7))
         engine.save(folder / "text_embeds.faiss")
+        settings = json.loads((folder / "searcher.json").read_text())
+        settings["columns"]["text_embeds"]["index"] = xxhash.xxh3_128_hexdigest(
+            (folder / "text_embeds.faiss").read_bytes()
+        )
+        (folder / "searcher.json").write_text(json.dumps(settings))
         with pytest.raises(ValueError, match="7 embeddings of 20 dimensions, the data set 12 of 20"):
             SaclSearcher.from_pretrained(folder, *clip)
 

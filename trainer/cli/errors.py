@@ -24,6 +24,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def explain(error: BaseException) -> str:
     """An exception of any library in one line."""
+    if type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
+        error = error.__cause__  # What `datasets` says of it is only that there was one.
     message = " ".join(str(error).split())
     kind = type(error).__name__
     status = getattr(getattr(error, "response", None), "status_code", None)

@@ -111,6 +111,7 @@ def open_pairs(source: PairArguments, keep_columns: tuple[str, ...] = (), stream
             pair_id_column=source.pair_id_column,
             keep_columns=keep_columns,
             streaming=streaming,
+            follow_links=source.follow_links,
         )
     if isinstance(pairs, dict):
         if len(pairs) > 1:

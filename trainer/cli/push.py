@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from ..text import size_in_words
 from .arguments import option
 from .errors import CommandError, UsageError
 from .output import Output
@@ -183,20 +184,10 @@ def _push_files(options: PushArguments, kind: str, files: dict[str, Path]) -> st
 def _text(document: dict[str, Any]) -> str:
     files, left = document["files"], document["left_out"]
     size = sum(files.values())
-    lines = [f"  {size_of(number):>10}  {name}" for name, number in files.items()]
+    lines = [f"  {size_in_words(number):>10}  {name}" for name, number in files.items()]
     if left:
         shown = ", ".join(left[:5]) + (f" and {len(left) - 5:,} more" if len(left) > 5 else "")
         lines.append(f"Left out: {shown}")
     done = f"Pushed: {document['url']}" if document["url"] else "Nothing was pushed (--dry_run)."
-    return "\n".join([f"{document['type']} {document['repo_id']}: {len(files)} files, {size_of(size)}", *lines, done])
-
-
-def size_of(number: float) -> str:
-    """Bytes in words."""
-    if number < 1000:
-        return f"{number:,.0f} B"
-    for unit in ("kB", "MB"):
-        number /= 1000
-        if number < 1000:
-            return f"{number:,.1f} {unit}"
-    return f"{number / 1000:,.1f} GB"
+    head = f"{document['type']} {document['repo_id']}: {len(files)} files, {size_in_words(size)}"
+    return "\n".join([head, *lines, done])

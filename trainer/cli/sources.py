@@ -36,3 +36,4 @@ class PairArguments:
     pair_id_column: str | None = option("its column that says which rows belong together", None)
     image_dir: str | None = option("folder of the images that a file in Karpathy's format names", None)
     max_rows: int | None = option("use only so many rows, the first", None)
+    follow_links: bool = option("let a folder have links to what is outside of it", False)

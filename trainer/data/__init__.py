@@ -3,6 +3,7 @@
 
 from .classification import ImagesAndTextClassificationCollator, ImageTextClassificationCollator
 from .collator import PairCollator
+from .hard_negatives import swap_words
 from .karpathy import load_karpathy
 from .pairs import clean_captions, content_pair_id, load_pairs, pair_ids_tensor, undecoded, with_pair_ids
 from .question_answering import QuestionAnsweringCollator, frequent_answers, load_vqa, weigh_answers
@@ -32,6 +33,7 @@ __all__ = [
     "load_vqa",
     "pair_augmentation",
     "pair_ids_tensor",
+    "swap_words",
     "to_rgb",
     "undecoded",
     "weigh_answers",

@@ -5,6 +5,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from itertools import cycle, islice
 from typing import Any, Self
 
 import PIL.Image
@@ -39,6 +40,10 @@ _FEATURE_COLUMNS = (*GUIDE_COLUMNS, *TOWER_COLUMNS.values())
 # BERT (Devlin et al., 2019, section 3.1): of the tokens to predict, 80 % are replaced by the mask token, 10 % by a
 # random token, and 10 % stay.
 _MASK_SHARE, _RANDOM_SHARE = 0.8, 0.1
+
+
+def _caption_id(caption: str) -> int:
+    return hash_63_bits(" ".join(caption.casefold().split()).encode())
 
 
 def _describe(value: Any) -> str:
@@ -347,6 +352,11 @@ class PairCollator(ImageTextCollator):
     - `input_ids` and, if the tokenizer names it among its `model_input_names`, `attention_mask`: int64,
       `[batch, length]`;
     - `pair_ids`: int64, `[batch]`, see [`pair_ids_tensor`];
+    - with `captions_per_image` K above 1, `further_input_ids` and `further_attention_mask`: `[batch, K - 1, length]`;
+    - with `negative_caption`, `negative_input_ids` and `negative_attention_mask` of the captions that it makes:
+      `[batch, length]`; and `caption_ids` and `negative_caption_ids`: int64, `[batch]`, which are equal where the
+      texts are, up to case and spaces. A caption that nothing can be made of is its own negative, and so one that the
+      row has as another of its captions; [`SaclTrainer`] leaves them out.
 
     and with `mlm_probability` above 0
 
@@ -392,7 +402,13 @@ class PairCollator(ImageTextCollator):
         caption_sampling (`str`, *optional*, defaults to `"random"`):
             Which of several captions is used: `"random"` or `"first"`.
         deterministic_masking (`bool`, *optional*, defaults to `False`):
-            Whether the mask of a text depends on its tokens alone, so that evaluations are comparable.
+            Whether the mask of a text, and a negative made of it, depend on the text alone, so that evaluations are
+            comparable.
+        captions_per_image (`int`, *optional*, defaults to 1):
+            How many captions of a row are in a batch, for `objective="one_to_k"`; a row with fewer repeats them.
+        negative_caption (callable, *optional*):
+            Makes of a caption one that does not fit to its image, or `None`: [`swap_words`], for
+            `objective="negclip"`. It draws from torch's global generator.
 
     Raises:
         ValueError: At construction, if an argument is out of its range or the processor lacks what is needed; when
@@ -417,9 +433,13 @@ class PairCollator(ImageTextCollator):
     mlm_probability: float = 0.15
     caption_sampling: str = "random"
     deterministic_masking: bool = False
+    captions_per_image: int = 1
+    negative_caption: Callable[[str], str | None] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.captions_per_image, int) or self.captions_per_image < 1:
+            raise ValueError(f"`captions_per_image` has to be a positive integer, got {self.captions_per_image!r}.")
         tokenizer = self.processor.tokenizer
         if not 0 <= self.mlm_probability <= 1:
             raise ValueError(f"`mlm_probability` is a share, from 0 to 1, got {self.mlm_probability!r}.")
@@ -455,10 +475,10 @@ class PairCollator(ImageTextCollator):
         Returns:
             `dict[str, torch.Tensor]`: The batch described above, of at most `len(rows)` pairs.
         """
-        images, captions, pair_ids, features, seeds = self._read_usable(rows)
-        tokens = self._tokens(captions)
+        images, texts, pair_ids, features, seeds = self._read_usable(rows)
+        tokens, extra_texts = self._tokens_of_pairs(texts)
         batch = {} if TOWER_COLUMNS["vision"] in features[0] else self._pixels(images)
-        batch.update(self._text_inputs(tokens))
+        batch.update(self._text_inputs(tokens), **extra_texts)
         batch["pair_ids"] = torch.cat(pair_ids)
         batch.update({name: _stacked(name, features) for name in features[0]})
         if self.mlm_probability:
@@ -471,7 +491,7 @@ class PairCollator(ImageTextCollator):
     # Reading rows
 
     def _read(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Image (`None` where a locked tower has read it already), caption, pair id, features, seed."""
+        """Image (`None` where a locked tower has read it already), texts, pair id, features, seed."""
         check_columns(
             row,
             ("image", TOWER_COLUMNS["vision"]),
@@ -479,13 +499,11 @@ class PairCollator(ImageTextCollator):
             hint="`load_pairs` gives a data set its standard columns",
         )
         captions = self._read_captions(row)
-        index = 0
-        if self.caption_sampling == "random" and len(captions) > 1:
-            index = int(torch.randint(len(captions), ()))
+        texts = self._draw_texts(captions)
         image = None if TOWER_COLUMNS["vision"] in row else self._read_image(row["image"])
         identifier = content_pair_id(row) if row.get("pair_id") is None else row["pair_id"]
         features = {name: self._read_features(row, name) for name in _FEATURE_COLUMNS if name in row}
-        return image, captions[index], pair_ids_tensor([identifier]), features, row.get(ROW_SEED)
+        return image, texts, pair_ids_tensor([identifier]), features, row.get(ROW_SEED)
 
     @staticmethod
     def _read_captions(row: Mapping[str, Any]) -> list[str]:
@@ -495,6 +513,35 @@ class PairCollator(ImageTextCollator):
         if not usable:
             raise UnusablePair(NOT_UNICODE if captions else NO_CAPTION)
         return usable
+
+    def _draw_texts(self, captions: list[str]) -> list[str]:
+        """As many captions as are wanted, and behind them the negative that was made of the first."""
+        random = self.caption_sampling == "random" and len(captions) > 1
+        if self.captions_per_image == 1:
+            texts = [captions[int(torch.randint(len(captions), ())) if random else 0]]
+        else:
+            order = torch.randperm(len(captions)).tolist() if random else range(len(captions))
+            texts = [captions[index] for index in islice(cycle(order), self.captions_per_image)]
+        if self.negative_caption is None:
+            return texts
+        with seeded(_caption_id(texts[0]) if self.deterministic_masking else None):
+            negative = self.negative_caption(texts[0])
+        # A caption is no negative, whichever of them was drawn.
+        usable = negative is not None and _caption_id(negative) not in map(_caption_id, captions)
+        return [*texts, negative if usable else texts[0]]
+
+    def _tokens_of_pairs(self, texts: list[list[str]]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Tokens of each row's first text; and what the batch has of the others, padded to the same length."""
+        tokens = self._tokens([text for row in texts for text in row])
+        tokens = {name: tensor.unflatten(0, (len(texts), -1)) for name, tensor in tokens.items()}
+        inputs, extra_texts = self._text_inputs(tokens), {}
+        if self.captions_per_image > 1:
+            extra_texts = {f"further_{name}": ids[:, 1 : self.captions_per_image] for name, ids in inputs.items()}
+        if self.negative_caption is not None:
+            extra_texts |= {f"negative_{name}": tensor[:, -1] for name, tensor in inputs.items()}
+            for name, index in (("caption_ids", 0), ("negative_caption_ids", -1)):
+                extra_texts[name] = torch.tensor([_caption_id(row[index]) for row in texts])
+        return {name: tensor[:, 0] for name, tensor in tokens.items()}, extra_texts
 
     @staticmethod
     def _read_features(row: Mapping[str, Any], name: str) -> torch.Tensor:

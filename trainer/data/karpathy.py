@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset, Features, Image, List, Value
 
+from ..paths import is_inside
 from .pairs import clean_captions
 
 
@@ -104,6 +105,6 @@ def _find_image(image_dir: Path, folder: str, name: str) -> str:
     """The image below its folder, and never outside of it, whatever the annotations say."""
     root = image_dir.resolve()
     for path in (root / folder / name, root / name):
-        if path.resolve().is_relative_to(root) and path.is_file():
+        if is_inside(path, root) and path.is_file():
             return str(path)
     raise FileNotFoundError(f"The image {os.path.join(folder, name)!r} is not in {str(image_dir)!r}.")

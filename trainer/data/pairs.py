@@ -32,6 +32,8 @@ from datasets import (
 )
 from transformers.utils import logging
 
+from ..paths import check_links, check_saved_dataset
+
 
 logger = logging.get_logger(__name__)
 
@@ -289,7 +291,9 @@ def with_pair_ids(dataset: AnyDataset) -> AnyDataset:
 # Loading ---------------------------------------------------------------------------------------------------------
 
 
-def _open(source: str | os.PathLike, split: str | None, streaming: bool, **load_arguments: Any) -> PairDataset:
+def _open(
+    source: str | os.PathLike, split: str | None, streaming: bool, follow_links: bool, **load_arguments: Any
+) -> PairDataset:
     """Finds out what a string stands for and opens it with `datasets`."""
     path = os.fspath(source)
     remote = "://" in path
@@ -306,9 +310,12 @@ def _open(source: str | os.PathLike, split: str | None, streaming: bool, **load_
             f"Cannot read pairs from the file {path!r}: expected one of {', '.join(_BUILDERS)}. Other formats can be "
             "opened with `datasets` and passed as a data set."
         )
+    if not remote and os.path.isdir(path) and not follow_links:
+        check_links(path)
     if os.path.isfile(os.path.join(path, "state.json")) or os.path.isfile(os.path.join(path, "dataset_dict.json")):
         if streaming or any(value is not None for value in load_arguments.values()):
             raise ValueError(f"{path!r} was written by `save_to_disk`; it takes no argument but `split`.")
+        check_saved_dataset(path)
         return _select_split(load_from_disk(path), split)
     looks_local = os.path.isabs(path) or path.startswith(".") or path.count("/") > 1 or builder is not None
     if not remote and looks_local and not os.path.isdir(path) and not path.startswith("buckets/"):
@@ -582,6 +589,7 @@ def load_pairs(
     token: str | bool | None = None,
     cache_dir: str | os.PathLike | None = None,
     streaming: bool = False,
+    follow_links: bool = False,
 ) -> PairDataset:
     """
     Opens image-text pairs, wherever they are, as a data set with the columns that the rest of this library reads:
@@ -628,6 +636,9 @@ def load_pairs(
             Where `datasets` keeps what it prepares.
         streaming (`bool`, *optional*, defaults to `False`):
             Whether to read rows as they are needed instead of preparing the data set on disk first.
+        follow_links (`bool`, *optional*, defaults to `False`):
+            Whether a local folder may have links to what is outside of it. In a stranger's folder, they name files of
+            yours.
 
     Returns:
         `Dataset`, `DatasetDict`, `IterableDataset` or `IterableDatasetDict`: What `source` and `split` make of it,
@@ -635,9 +646,10 @@ def load_pairs(
 
     Raises:
         FileNotFoundError: `source` looks like a local path and does not exist.
-        ValueError: A column is missing, ambiguous or of the wrong type, there is no such split, or not one row is
-            usable. The message names the columns and the argument to use. (A stream finds out about its rows only
-            while it is read: there, unusable rows are left out with one warning per reason.)
+        ValueError: A column is missing, ambiguous or of the wrong type, there is no such split, not one row is
+            usable, or a folder has a link to what is outside of it. The message names the columns and the argument to
+            use. (A stream finds out about its rows only while it is read: there, unusable rows are left out with one
+            warning per reason.)
 
     Example:
 
@@ -658,13 +670,14 @@ def load_pairs(
         "cache_dir": None if cache_dir is None else os.fspath(cache_dir),
     }
     if is_open:
-        given = [key for key, value in {**load_arguments, "streaming": streaming or None}.items() if value is not None]
+        flags = {"streaming": streaming or None, "follow_links": follow_links or None}
+        given = [key for key, value in {**load_arguments, **flags}.items() if value is not None]
         if given:
             raise ValueError(f"`{given[0]}` says how to open a source, but `source` is an open data set.")
         dataset = _select_split(cast(PairDataset, source), split)
         label = "The data set"
     elif isinstance(source, (str, os.PathLike)):
-        dataset = _open(source, split, streaming, **load_arguments)
+        dataset = _open(source, split, streaming, follow_links, **load_arguments)
         label = f"{os.fspath(source)!r}"
     else:
         raise ValueError(

@@ -2,13 +2,23 @@
 """Contrastive objectives: one file per family, each with its formula, its source and its citation."""
 
 from .albef import AlbefObjective, DistilledSaclObjective, distillation_loss
-from .base import BothDirections, Comparison, ContrastiveBatch, ContrastiveObjective, ObjectiveOutput
+from .base import (
+    BothDirections,
+    Comparison,
+    ContrastiveBatch,
+    ContrastiveObjective,
+    ExtraTexts,
+    ObjectiveOutput,
+    TextFeatures,
+)
 from .decoupled import DecoupledObjective
 from .graded import GradedObjective
 from .guided import CrossSampleObjective, GuidedNegativesObjective
 from .hard_negatives import DebiasedObjective, HardNegativesObjective
 from .infonce import InfoNCEObjective
 from .multi_positive import MultiPositiveObjective
+from .negclip import SwappedCaptionsObjective
+from .one_to_k import OneToKObjective
 from .sacl import FilterObjective, SaclObjective
 from .siglip import SigmoidObjective
 from .soft_targets import ContinuousObjective, SoftAlignmentObjective
@@ -32,6 +42,8 @@ OBJECTIVES: dict[str, type[ContrastiveObjective]] = {
         FilterObjective,
         MultiPositiveObjective,
         GradedObjective,
+        SwappedCaptionsObjective,
+        OneToKObjective,
     )
 }
 
@@ -47,15 +59,19 @@ __all__ = [
     "DebiasedObjective",
     "DecoupledObjective",
     "DistilledSaclObjective",
+    "ExtraTexts",
     "FilterObjective",
     "GradedObjective",
     "GuidedNegativesObjective",
     "HardNegativesObjective",
     "InfoNCEObjective",
     "MultiPositiveObjective",
+    "SwappedCaptionsObjective",
     "ObjectiveOutput",
+    "OneToKObjective",
     "SaclObjective",
     "SigmoidObjective",
     "SoftAlignmentObjective",
+    "TextFeatures",
     "distillation_loss",
 ]

@@ -67,6 +67,36 @@ class Comparison(NamedTuple):
         return Comparison(PairFeatures(*(tensor[::step] for tensor in self.anchors)), self.candidates)
 
 
+class TextFeatures(NamedTuple):
+    r"""
+    Texts beyond the pairs' own.
+
+    Args:
+        embeds (`torch.Tensor` of shape `(num_pairs, num_texts, dim)`):
+            L2-normalised.
+        counted (`torch.Tensor` of shape `(num_pairs, num_texts)`, bool):
+            Which of them count; the others are in the batch already.
+    """
+
+    embeds: torch.Tensor
+    counted: torch.Tensor
+
+
+class ExtraTexts(NamedTuple):
+    r"""
+    The texts beyond the pairs' own, by the model, with gradient.
+
+    Args:
+        anchors ([`TextFeatures`]):
+            Those of the pairs whose loss is computed.
+        candidates ([`TextFeatures`]):
+            Those of all pairs in the global batch; a queue has none.
+    """
+
+    anchors: TextFeatures
+    candidates: TextFeatures
+
+
 @dataclass
 class ContrastiveBatch:
     r"""
@@ -89,6 +119,8 @@ class ContrastiveBatch:
             The share of the teacher in soft targets at this moment of training.
         logit_bias (`torch.Tensor`, scalar, *optional*):
             The learned bias of the logits, for an objective that needs one.
+        extra_texts ([`ExtraTexts`], *optional*):
+            Texts beyond those of the pairs, for an objective that compares with them.
     """
 
     student: Comparison
@@ -99,6 +131,7 @@ class ContrastiveBatch:
     regulation_strength: float = 0.0
     distillation_weight: float = 0.0
     logit_bias: torch.Tensor | None = None
+    extra_texts: ExtraTexts | None = None
 
     @cached_property
     def positive_mask(self) -> torch.Tensor:
@@ -148,7 +181,11 @@ class ContrastiveBatch:
             return self
         names = ("student", "teacher", "guide")
         compared = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return replace(self, **{name: comparison.take_anchors(step) for name, comparison in compared.items()})
+        sampled: dict[str, Any] = {name: comparison.take_anchors(step) for name, comparison in compared.items()}
+        if self.extra_texts is not None:
+            anchors = TextFeatures(*(tensor[::step] for tensor in self.extra_texts.anchors))
+            sampled["extra_texts"] = self.extra_texts._replace(anchors=anchors)
+        return replace(self, **sampled)
 
 
 def _detached(both: BothDirections) -> BothDirections:
@@ -180,6 +217,8 @@ class ContrastiveObjective:
         needs_guide (`bool`): whether it cannot do without a guide. It is then given one throughout the training,
             whatever `guide_share` says.
         needs_logit_bias (`bool`): whether it cannot do without a learned bias of the logits.
+        extra_texts (`str`, *optional*): what the texts that it needs beyond those of the pairs are called in a batch:
+            `"negative"` for `negative_input_ids` and so on. By default it needs none.
     """
 
     name: str
@@ -187,6 +226,7 @@ class ContrastiveObjective:
     needs_teacher: bool = False
     needs_guide: bool = False
     needs_logit_bias: bool = False
+    extra_texts: str | None = None
 
     @classmethod
     def from_arguments(cls, args: Any) -> "ContrastiveObjective":
@@ -206,6 +246,15 @@ class ContrastiveObjective:
                 f"The objective `{self.name}` learns a bias of its logits; the batch has no `logit_bias`."
             )
         return batch.logit_bias
+
+    def extra_texts_of(self, batch: ContrastiveBatch) -> ExtraTexts:
+        """The texts beyond the pairs' own; a ValueError if there are none."""
+        if batch.extra_texts is None:
+            raise ValueError(
+                f"The objective `{self.name}` compares with texts beyond those of the pairs; the batch has no "
+                "`extra_texts`."
+            )
+        return batch.extra_texts
 
     def get_logits(self, batch: ContrastiveBatch) -> BothDirections:
         """Scaled cosines of anchors with candidates."""

@@ -18,6 +18,7 @@ from transformers.utils import logging
 from ..data.pairs import undecoded
 from ..data.transforms import ImageDecodingError, decode_image
 from ..evaluation.reranking import find_matching_model, match_pairs
+from ..paths import check_saved_dataset
 from .embed import (
     EMBEDS,
     IMAGE_EMBEDS,
@@ -447,6 +448,7 @@ class SaclSearcher:
         if not (folder / SETTINGS).is_file():
             raise FileNotFoundError(f"There is no {SETTINGS} in {folder}: a searcher was not saved there to its end.")
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        check_saved_dataset(folder / "dataset")
         dataset = datasets.load_from_disk(str(folder / "dataset"))
         columns = [column for column in EMBEDS if column in dataset.column_names]
         if len(dataset) != settings["rows"] or set(columns) != set(settings["columns"]):
