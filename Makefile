@@ -5,23 +5,24 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TEST_ARGS ?=
 DEMO_ARGS ?=
+BENCHMARK_ARGS ?=
 SOAK_ARGS ?=
 FUZZ_SECONDS ?= 60
 
 FINGERPRINT := $(shell $(PYTHON) -c 'import hashlib, os, sys; \
 	sys.version_info >= (3, 11) or sys.exit(); \
 	key = repr([sys.version, os.path.realpath(sys.executable), os.getcwd(), *(open(f).read() for f in sys.argv[1:])]); \
-	print(hashlib.sha256(key.encode()).hexdigest()[:12])' setup.cfg pyproject.toml constraints.txt)
+	print(hashlib.sha256(key.encode()).hexdigest()[:12])' setup.cfg pyproject.toml constraints.txt benchmarks/quality/requirements.txt)
 VENV := .venv-$(FINGERPRINT)
 RUN := $(VENV)/bin/python
 
 # Nothing from outside the checkout is imported in place of it. Once the venv stands, nothing here needs the network but
 # audit-dependencies, whose answers are elsewhere, and fuzz, the first time.
 unexport PYTHONPATH
-test test-slow demo docs: export HF_HUB_OFFLINE = 1
+test test-slow demo docs benchmark benchmark-quick: export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo docs test test-slow soak quality audit-dependencies fuzz style clean
+.PHONY: help venv demo docs test test-slow benchmark benchmark-quick soak quality audit-dependencies fuzz style clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +35,12 @@ test: venv ## Run the tests, a file to each core (TEST_ARGS="-k loss" is passed 
 
 test-slow: venv ## Run the tests that are marked slow
 	$(RUN) -m pytest -m slow $(TEST_ARGS) || test $$? -eq 5 # 5: there are none
+
+benchmark: venv ## Compare all objectives over five seeds, with statistics, into docs/benchmark (two hours; resumable)
+	$(RUN) benchmarks/quality $(BENCHMARK_ARGS)
+
+benchmark-quick: venv ## The same in a few steps, which say nothing, to see that it works (minutes)
+	$(RUN) benchmarks/quality --quick $(BENCHMARK_ARGS)
 
 soak: venv ## Kill a training fifty times, also while it saves and pushes, and compare it with one left alone (minutes)
 	$(RUN) benchmarks/soak.py $(SOAK_ARGS)
@@ -69,6 +76,7 @@ $(VENV)/complete:
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -qq --constraint constraints.txt setuptools
 	$(RUN) -m pip install -qq --constraint constraints.txt --no-build-isolation --editable ".[dev]"
+	$(RUN) -m pip install -qq --no-deps --requirement benchmarks/quality/requirements.txt
 	touch $@
 
 clean: ## Delete the virtual environments, caches and build products (never runs/)

@@ -4,11 +4,14 @@
 import html
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
+
+from trainer.text import escaped_json, printable
 
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~$#])")
@@ -30,7 +33,8 @@ def render_sections(template: str, **values: Any) -> dict[str, str]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(text=text, code=code, fenced=fenced, python=python, number=number, doctests=doctests)
+    environment.filters.update(text=text, code=code, fenced=fenced, number=number, doctests=doctests)
+    environment.filters.update(python=python, named=named, place=place, address=address)
     sections: dict[str, str] = {}
 
     def section(name: str, caller: Callable[[], str]) -> str:
@@ -45,14 +49,14 @@ def render_sections(template: str, **values: Any) -> dict[str, str]:
 
 def text(value: Any) -> Markup:
     """A value as plain words in Markdown: on one line, neither HTML nor markup."""
-    words = " ".join(str(value).split())
+    words = printable(" ".join(str(value).split()))
     words = words if len(words) <= _MAX_LENGTH else words[: _MAX_LENGTH - 1] + "…"
     return Markup(_MARKDOWN.sub(r"\\\1", html.escape(words, quote=False)))
 
 
 def code(value: Any) -> Markup:
     """A value as code within a line, whatever it holds."""
-    words = " ".join(str(value).split())
+    words = printable(" ".join(str(value).split()))
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", words)), default=0))
     pad = " " if words.startswith("`") or words.endswith("`") else ""
     # In a table a bar ends the cell, in code too.
@@ -61,7 +65,7 @@ def code(value: Any) -> Markup:
 
 def fenced(value: Any, language: str = "") -> Markup:
     """A value as a block of code, whatever it holds."""
-    body = str(value).strip("\n")
+    body = printable(str(value).replace("\r\n", "\n").strip("\n"))
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`{3,}", body)), default=0))
     return Markup(f"{fence}{language}\n{body}\n{fence}")
 
@@ -76,7 +80,24 @@ def doctests(value: Any) -> Markup:
 
 def python(value: Any) -> Markup:
     """A value as Python writes it, on one line; a string in double quotes."""
-    return Markup(json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value))
+    return Markup(escaped_json(json.dumps(value, ensure_ascii=False)) if isinstance(value, str) else repr(value))
+
+
+def named(values: Mapping[str, Any]) -> Markup:
+    """Values as arguments of a call, each with a comma behind it; a name that is none in Python is left out."""
+    arguments = (f"{name}={python(value)}, " for name, value in values.items() if name.isidentifier())
+    return Markup("".join(arguments))
+
+
+def place(value: Any) -> Markup:
+    """The name of a repository as the end of an address."""
+    return Markup(quote(str(value), safe="/"))
+
+
+def address(value: Any) -> Markup:
+    """An address as a link, if it is one of the web; else as plain words."""
+    found = re.fullmatch(r"https?://[^\s<>\"'`\\^{}|\x00-\x1f\x7f-\x9f]+", str(value))
+    return Markup(f"<{html.escape(found[0])}>") if found else text(value)
 
 
 def number(value: float, digits: int = 1) -> str:

@@ -25,6 +25,7 @@ from huggingface_hub.utils import yaml_dump
 
 
 CARD_NAME = "README.md"
+_MOST_VALUES = 100_000
 
 _MARKER = re.compile(r"^<!-- (?P<kind>sacl:generated|/sacl:generated|sacl:own) (?P<name>[a-z][a-z0-9-]*) -->\s*$")
 _HASHES = re.compile(r"^<!-- sacl:front-matter (\{.*\}) -->$", re.MULTILINE)
@@ -95,7 +96,23 @@ def _front_matter(text: str, name: str) -> tuple[dict[str, Any], str, str]:
             f"The front matter of {name} must be a mapping, such as `license: apache-2.0`, and is "
             f"{type(metadata).__name__}. Put it right, or move the file away; nothing was changed."
         )
+    if _size(metadata, {}) > _MOST_VALUES:
+        raise CardError(
+            f"The front matter of {name} has more than {_MOST_VALUES:,} values, written out: its aliases (`*name`) "
+            "repeat one another. Put it right, or move the file away; nothing was changed."
+        )
     return metadata, found[2], text[found.end() :]
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """How many values there are with aliases written out, which no memory may hold; each is looked at once."""
+    if id(value) not in known:
+        known[id(value)] = _MOST_VALUES  # What contains itself has no end.
+        parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + (
+            sum(_size(part, known) for part in parts) if isinstance(parts, (list, tuple, set)) else 0
+        )
+    return known[id(value)]
 
 
 def _parts(body: str, name: str) -> Iterator[Part]:

@@ -130,6 +130,7 @@ class SaclForPreTraining(SaclWithMaskedLanguageHead, SaclForImageTextRetrieval):
         hard_negative_similarity: torch.Tensor | None = None,
         hard_negative_share: float = 1.0,
         num_extra_texts: int = 0,
+        num_extra_images: int = 0,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[TransformersKwargs],
@@ -159,6 +160,8 @@ class SaclForPreTraining(SaclWithMaskedLanguageHead, SaclForImageTextRetrieval):
                 Probability, in [0, 1], that a negative is drawn hard, and not evenly ([`sample_hard_negatives`]).
             num_extra_texts (`int`, *optional*, defaults to 0):
                 How many of the texts, the last ones, belong to no image: they are embedded and no more.
+            num_extra_images (`int`, *optional*, defaults to 0):
+                How many of the images, the last ones, belong to no text.
             return_loss (`bool`, *optional*):
                 Whether to return the contrastive loss and the sum of all losses.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
@@ -174,13 +177,19 @@ class SaclForPreTraining(SaclWithMaskedLanguageHead, SaclForImageTextRetrieval):
                 "give the first two together or none of the three."
             )
         outputs = SaclForPreTrainingOutput()
-        rows = FusionRows()
+        rows, num_pairs = FusionRows(), len(input_ids) - num_extra_texts
         vision_outputs, text_outputs = self._embed(
-            outputs, input_ids, pixel_values, attention_mask, interpolate_pos_encoding, num_extra_texts
+            outputs,
+            input_ids,
+            pixel_values,
+            attention_mask,
+            interpolate_pos_encoding,
+            num_extra_texts,
+            num_extra_images,
         )
         if with_itm:
             pairs = self._match_with_hard_negatives(
-                outputs, pair_ids, hard_negative_strength, hard_negative_similarity, hard_negative_share
+                outputs, pair_ids, hard_negative_strength, hard_negative_similarity, hard_negative_share, num_pairs
             )
             self._add_matching(rows, text_outputs, attention_mask, *pairs)
         if mlm_input_ids is not None:
@@ -199,7 +208,7 @@ class SaclForPreTraining(SaclWithMaskedLanguageHead, SaclForImageTextRetrieval):
                 )
                 outputs.mlm_loss = losses / (mlm_labels != -100).sum().clamp(min=1)
         if return_loss:
-            self._add_losses(outputs, pair_ids)
+            self._add_losses(outputs, pair_ids, num_pairs)
         return outputs
 
 

@@ -229,6 +229,7 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         hard_negative_similarity: torch.Tensor | None = None,
         hard_negative_share: float = 1.0,
         num_extra_texts: int = 0,
+        num_extra_images: int = 0,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[TransformersKwargs],
@@ -252,6 +253,8 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
                 Probability, in [0, 1], that a negative is drawn hard, and not evenly ([`sample_hard_negatives`]).
             num_extra_texts (`int`, *optional*, defaults to 0):
                 How many of the texts, the last ones, belong to no image: they are embedded and no more.
+            num_extra_images (`int`, *optional*, defaults to 0):
+                How many of the images, the last ones, belong to no text.
             return_loss (`bool`, *optional*):
                 Whether to return the contrastive loss and the sum of all losses.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
@@ -262,19 +265,25 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         """
         _reject_unknown_arguments(self, kwargs)
         outputs = SaclForImageTextRetrievalOutput()
-        rows = FusionRows()
+        rows, num_pairs = FusionRows(), len(input_ids) - num_extra_texts
         vision_outputs, text_outputs = self._embed(
-            outputs, input_ids, pixel_values, attention_mask, interpolate_pos_encoding, num_extra_texts
+            outputs,
+            input_ids,
+            pixel_values,
+            attention_mask,
+            interpolate_pos_encoding,
+            num_extra_texts,
+            num_extra_images,
         )
         if with_itm:
             pairs = self._match_with_hard_negatives(
-                outputs, pair_ids, hard_negative_strength, hard_negative_similarity, hard_negative_share
+                outputs, pair_ids, hard_negative_strength, hard_negative_similarity, hard_negative_share, num_pairs
             )
             self._add_matching(rows, text_outputs, attention_mask, *pairs)
             (matched,) = rows.fuse(self.sacl, vision_outputs, **kwargs)
             self._judge_matching(outputs, matched)
         if return_loss:
-            self._add_losses(outputs, pair_ids)
+            self._add_losses(outputs, pair_ids, num_pairs)
         return outputs
 
     # The steps of the forward, which pre-training shares.
@@ -287,20 +296,25 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         attention_mask: torch.Tensor | None,
         interpolate_pos_encoding: bool,
         num_extra_texts: int = 0,
+        num_extra_images: int = 0,
     ) -> tuple[SaclVisionOutput, ModelOutput]:
         """Both towers; the embeddings go into the outputs."""
-        if len(input_ids) - num_extra_texts != len(pixel_values):
-            extra = f", {num_extra_texts} of them extra," if num_extra_texts else ""
+        if len(input_ids) - num_extra_texts != len(pixel_values) - num_extra_images:
+            extra_texts, extra_images = (
+                f", {number} of them extra," if number else "" for number in (num_extra_texts, num_extra_images)
+            )
             raise ValueError(
-                f"Text i belongs to image i, but there are {len(input_ids)} texts{extra} and {len(pixel_values)} "
-                "images."
+                f"Text i belongs to image i, but there are {len(input_ids)} texts{extra_texts} and "
+                f"{len(pixel_values)} images{extra_images.rstrip(',')}."
             )
         vision_outputs = self.sacl.get_image_features(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
         text_outputs = self.sacl.get_text_features(input_ids, attention_mask=attention_mask)
         outputs.image_embeds = nn.functional.normalize(vision_outputs.pooler_output, dim=-1)
         outputs.text_embeds = nn.functional.normalize(text_outputs.pooler_output, dim=-1)
         outputs.logit_scale = self.sacl.logit_scale.exp()
-        outputs.logit_bias = self.sacl.logit_bias
+        if self.sacl.logit_bias is not None:
+            # A copy: a sharded parameter is whole in the forward alone.
+            outputs.logit_bias = self.sacl.logit_bias.clone()
         return vision_outputs, text_outputs
 
     def _add_matching(
@@ -323,10 +337,13 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         outputs.itm_logits = full_precision(self.itm_head(matched[:, 0]))
         outputs.itm_loss = nn.functional.cross_entropy(outputs.itm_logits, outputs.itm_labels)
 
-    def _add_losses(self, outputs: SaclForImageTextRetrievalOutput, pair_ids: torch.Tensor | None) -> None:
+    def _add_losses(
+        self, outputs: SaclForImageTextRetrievalOutput, pair_ids: torch.Tensor | None, num_pairs: int
+    ) -> None:
         """The contrastive loss, and the sum of all that there are."""
+        image_embeds, text_embeds = outputs.image_embeds[:num_pairs], outputs.text_embeds[:num_pairs]
         outputs.itc_loss = similarity_regulated_contrastive_loss(
-            outputs.image_embeds, _texts_of_images(outputs), outputs.logit_scale, pair_ids=pair_ids
+            image_embeds, text_embeds, outputs.logit_scale, pair_ids=pair_ids
         )
         parts = (outputs.itc_loss, outputs.itm_loss, outputs.get("mlm_loss"))
         outputs.loss = torch.stack([part for part in parts if part is not None]).sum()
@@ -338,12 +355,13 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         strength: float,
         similarity: torch.Tensor | None,
         hard_share: float,
+        num_pairs: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Texts and images to match: the pairs, then images with wrong texts, texts with wrong images. Labels too."""
-        text_embeds = _texts_of_images(outputs)
-        batch = torch.arange(len(text_embeds), device=text_embeds.device)
+        image_embeds, text_embeds = outputs.image_embeds[:num_pairs], outputs.text_embeds[:num_pairs]
+        batch = torch.arange(num_pairs, device=text_embeds.device)
         positive_mask = find_positives(batch if pair_ids is None else pair_ids)
-        logits = contrastive_logits(outputs.image_embeds.detach(), text_embeds.detach(), outputs.logit_scale.detach())
+        logits = contrastive_logits(image_embeds.detach(), text_embeds.detach(), outputs.logit_scale.detach())
         if similarity is not None and similarity.shape != logits.shape:
             raise ValueError(
                 f"`hard_negative_similarity` must have the shape (batch_size, batch_size) = {tuple(logits.shape)}, "
@@ -365,11 +383,6 @@ class SaclForImageTextRetrieval(SaclPreTrainedModel):
         has_negative = torch.cat([image_has_negative, text_has_negative])
         outputs.itm_labels = torch.cat([torch.ones_like(batch), torch.where(has_negative, 0, -100)])
         return torch.cat([batch, negative_texts, batch]), torch.cat([batch, batch, negative_images])
-
-
-def _texts_of_images(outputs: SaclForImageTextRetrievalOutput) -> torch.Tensor:
-    """The embeddings of the texts that belong to the images, without the extra ones."""
-    return outputs.text_embeds[: len(outputs.image_embeds)]
 
 
 __all__ = [

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         load_karpathy,
         load_pairs,
         load_vqa,
+        mix_pairs,
         pair_augmentation,
     )
     from .evaluation import (
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from .sacl_trainer import SaclTrainer
     from .search import FaissEngine, LanceEngine, SaclSearcher, SearchEngine, SearchResult, embed_dataset
     from .sharing import load_training_arguments, save_training_arguments
+    from .terms import TERMS, AdditiveTerm, TermBatch
 
 # Where each public name is defined.
 _MODULES = {
@@ -64,6 +66,7 @@ _MODULES = {
         "load_karpathy",
         "load_pairs",
         "load_vqa",
+        "mix_pairs",
         "pair_augmentation",
     ),
     "evaluation": (
@@ -92,11 +95,14 @@ _MODULES = {
     "sacl_trainer": ("SaclTrainer",),
     "search": ("FaissEngine", "LanceEngine", "SaclSearcher", "SearchEngine", "SearchResult", "embed_dataset"),
     "sharing": ("load_training_arguments", "save_training_arguments"),
+    "terms": ("TERMS", "AdditiveTerm", "TermBatch"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "OBJECTIVES",
+    "TERMS",
+    "AdditiveTerm",
     "AuditReport",
     "ContrastiveBatch",
     "ContrastiveObjective",
@@ -115,6 +121,7 @@ __all__ = [
     "SaclTrainingArguments",
     "SearchEngine",
     "SearchResult",
+    "TermBatch",
     "add_guide_features",
     "add_tower_features",
     "answer_questions",
@@ -138,6 +145,7 @@ __all__ = [
     "load_training_arguments",
     "load_vqa",
     "match_pairs",
+    "mix_pairs",
     "pair_augmentation",
     "save_training_arguments",
     "score_boxes",

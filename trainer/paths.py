@@ -26,6 +26,17 @@ def is_inside(path: str | os.PathLike, folder: str | os.PathLike) -> bool:
         return False
 
 
+def leads_outside(path: str | os.PathLike, folder: str | os.PathLike) -> bool:
+    """
+    Whether a path below a folder is, by links, that of something outside of it (see [`check_links`]).
+
+    Args:
+        path (`str` or `os.PathLike`): The path.
+        folder (`str` or `os.PathLike`): The folder.
+    """
+    return not any(is_inside(path, allowed) for allowed in (folder, *_blobs(folder)))
+
+
 def check_links(folder: str | os.PathLike) -> None:
     """
     Refuses a folder with a link to something outside of it: who unpacks a stranger's archive would read his own files
@@ -38,7 +49,7 @@ def check_links(folder: str | os.PathLike) -> None:
     for root, folders, files in os.walk(folder):
         for name in sorted([*folders, *files]):
             path = os.path.join(root, name)
-            if os.path.islink(path) and not any(is_inside(path, allowed) for allowed in (folder, *_blobs(folder))):
+            if os.path.islink(path) and leads_outside(path, folder):
                 raise ValueError(
                     f"{path!r} is a link to something outside of {os.fspath(folder)!r}, {os.path.realpath(path)!r}. "
                     "If you have put it there, pass `follow_links=True`; if not, ask who has."

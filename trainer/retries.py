@@ -21,9 +21,16 @@ _TRANSIENT_STATUS = {408, 412, 425, 429, 500, 502, 503, 504}
 Result = TypeVar("Result")
 
 
-def with_retries(ask: Callable[[], Result], what: str) -> Result:
+def with_retries(
+    ask: Callable[[], Result],
+    what: str,
+    *,
+    attempts: int = ATTEMPTS,
+    wait_after: Callable[[Exception, int], float | None] | None = None,
+    log: Callable[[str], None] = logger.warning,
+) -> Result:
     """
-    Asks the Hub, up to four times.
+    Asks the Hub, or another server, up to four times.
 
     `huggingface_hub` itself repeats uploads and downloads of files, but not the requests that create a repository, a
     branch or a commit, because it cannot know whether they were carried out when the answer is lost. So `ask` must be
@@ -32,19 +39,23 @@ def with_retries(ask: Callable[[], Result], what: str) -> Result:
     Args:
         ask (`Callable`): What asks the Hub.
         what (`str`): What is going on, for the log.
+        attempts (`int`, *optional*, defaults to 4): How often it is asked.
+        wait_after (`Callable`, *optional*): Makes, of an error and the number of the attempt, the seconds to wait, or
+            `None` if there is no point in another. By default what is right for the Hub.
+        log (`Callable`, *optional*): What is told of another attempt. By default a warning.
 
     Raises:
         Exception: the last error, if none of the attempts went well; at once, if it is none that passes (a missing
             permission, a repository that is not there).
     """
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, attempts + 1):
         try:
             return ask()
         except Exception as error:
-            wait = _wait_after(error, attempt)
-            if wait is None or attempt == ATTEMPTS:
+            wait = (wait_after or _wait_after)(error, attempt)
+            if wait is None or attempt == attempts:
                 raise
-            logger.warning(f"{what} failed: {_first_line(error)} Trying again in {wait:g} s ({attempt}/{ATTEMPTS}).")
+            log(f"{what} failed: {_first_line(error)} Trying again in {wait:g} s ({attempt}/{attempts}).")
             time.sleep(wait)
     raise AssertionError("unreachable")
 

@@ -363,10 +363,14 @@ def _objective(trainer: Trainer) -> ObjectiveFacts | None:
     names += _GUIDE if "guide_image_embeds" in _columns(trainer.train_dataset) else ()
     settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     settings |= {name: value for name, value in objective.get_config_dict().items() if value is not None}
+    terms = getattr(trainer, "terms", [])
+    for term in terms:
+        settings |= {f"{term.name}_weight": getattr(args, f"{term.name}_weight"), **term.get_config_dict()}
+    beside = [f"Beside it the term `{term.name}`:\n\n{describe_objective(type(term))}" for term in terms]
     return ObjectiveFacts(
         name=objective.name,
-        description=describe_objective(type(objective)),
-        citation=objective.citation,
+        description="\n\n".join([describe_objective(type(objective)), *beside]),
+        citation="\n\n".join(part.citation for part in (objective, *terms)),
         settings={name: _plain(value) for name, value in settings.items()},
         regulates=regulates,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 from .objectives import OBJECTIVES
+from .terms import TERMS
 
 
 # The guide's share over the progress of its hand-over, from 0 to 1.
@@ -18,7 +19,7 @@ GUIDE_SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
-@dataclass
+@dataclass(repr=False)  # That of the parent leaves out tokens.
 class SaclTrainingArguments(TrainingArguments):
     r"""
     Arguments of [`SaclTrainer`]: those of [`TrainingArguments`], and the objective's.
@@ -55,13 +56,6 @@ class SaclTrainingArguments(TrainingArguments):
         filter_threshold (`float`, *optional*):
             In (0, 1): remove negatives whose weight is under it, instead of regulating. For `"filter"`, which does
             nothing else, 0.3 if it is not set.
-        regulation_quantile (`float`, *optional*):
-            In (0, 1): regulate only above this quantile of an anchor's similarities, for `"sacl"` and `"graded"`. Not
-            of the paper, and not with `loss_block_size`.
-        graded_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the second contrast of `"graded"`, >= 0.
-        graded_temperature (`float`, *optional*, defaults to 0.1):
-            Its temperature, > 0, which is not learned.
         regulate_hard_negatives (`bool`, *optional*, defaults to `True`):
             Whether the hard negatives of image-text matching are drawn with the regulation weights too. A false
             negative labelled "no match" is the same mistake again.
@@ -69,6 +63,13 @@ class SaclTrainingArguments(TrainingArguments):
             Share or steps over which the negatives of image-text matching turn hard: at first they are drawn evenly,
             in the end all by the contrast. 0 draws hard ones from the start, as the papers do; a fusion encoder that
             starts from random weights may then never begin to learn.
+        regulation_quantile (`float`, *optional*):
+            In (0, 1): regulate only above this quantile of an anchor's similarities, for `"sacl"` and `"graded"`. Not
+            of the paper, and not with `loss_block_size`.
+        graded_weight (`float`, *optional*, defaults to 0.3):
+            Weight of the second contrast of `"graded"`, >= 0.
+        graded_temperature (`float`, *optional*, defaults to 0.15):
+            Its temperature, > 0, which is not learned.
         debiased_prior (`float`, *optional*, defaults to 0.1):
             Share of the negatives, in [0, 0.99], that are taken to be positives in truth: for `"debiased"` and
             `"hcl"`.
@@ -122,6 +123,22 @@ class SaclTrainingArguments(TrainingArguments):
             Weight of the masked language modeling loss; 0 leaves it out. Only for models with that head.
         mlm_probability (`float`, *optional*, defaults to 0.15):
             Share of the tokens that is masked, when [`SaclTrainer`] makes the collator.
+        alignment_uniformity_weight (`float`, *optional*, defaults to 0.0):
+            Weight of [`~trainer.terms.AlignmentUniformityTerm`], which closes the gap between images and texts.
+        unimodal_self_supervision_weight (`float`, *optional*, defaults to 0.0):
+            Weight of [`~trainer.terms.UnimodalSelfSupervisionTerm`], which weakens backdoors in the data (CleanCLIP).
+            A data collator of your own has to make second views (`PairCollator(..., second_views=True)`). Not with
+            `cache_locked_towers`.
+        off_diagonal_weight (`float`, *optional*, defaults to 0.0):
+            Weight of [`~trainer.terms.OffDiagonalTerm`], which keeps what a model knew before it learns on.
+        off_diagonal_temperature (`float`, *optional*, defaults to 1.0):
+            Temperature of the similarities that it keeps, > 0.
+        mixup_weight (`float`, *optional*, defaults to 0.0):
+            Weight of [`~trainer.terms.MixupTerm`], in which a mixture of two pairs belongs to both. Not with
+            `cache_locked_towers`.
+        mixup_alpha (`float`, *optional*, defaults to 0.15):
+            The parameter of the Beta distribution that the shares of a mixture are drawn from, > 0: at 1 every share
+            is as likely as any, below it one of the two pairs mostly has nearly all.
         patch_selection_warmup (`float`, *optional*, defaults to 0.0):
             Share or steps over which the image tower comes to drop patches, in ten steps from none to what the model's
             configuration says (`SaclVisionConfig.patch_keep_rate`). Without effect if that keeps all.
@@ -153,6 +170,9 @@ class SaclTrainingArguments(TrainingArguments):
             Lower bound of the learned temperature.
         max_temperature (`float`, *optional*, defaults to 0.5):
             Upper bound of the learned temperature.
+        stream_shards_at_once (`int`, *optional*, defaults to 1):
+            From how many shards of a stream each data-loader worker takes turns, so that neighbours in a shard are no
+            neighbours in a batch (see [`SeededStream`]).
         retrieval_chunk_size (`int`, *optional*, defaults to 1024):
             Evaluation compares this many images with this many texts at a time.
         dataloader_timeout (`int`, *optional*, defaults to 900):
@@ -201,9 +221,9 @@ class SaclTrainingArguments(TrainingArguments):
     regulation_quantile: float | None = field(
         default=None, metadata={"help": "Regulate only above this quantile of an anchor's similarities."}
     )
-    graded_weight: float = field(default=1.0, metadata={"help": "Weight of the second contrast, for graded."})
+    graded_weight: float = field(default=0.3, metadata={"help": "Weight of the second contrast, for graded."})
     graded_temperature: float = field(
-        default=0.1, metadata={"help": "Temperature of the second contrast, which is not learned, for graded."}
+        default=0.15, metadata={"help": "Temperature of the second contrast, which is not learned, for graded."}
     )
     debiased_prior: float = field(
         default=0.1, metadata={"help": "Share of positives among the negatives, for debiased and hcl."}
@@ -253,6 +273,24 @@ class SaclTrainingArguments(TrainingArguments):
     mlm_weight: float = field(default=1.0, metadata={"help": "Weight of the masked language modeling loss."})
     mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens that is masked."})
 
+    # Terms beside the objective.
+    alignment_uniformity_weight: float = field(
+        default=0.0, metadata={"help": "Weight of alignment and uniformity, against the gap between modalities."}
+    )
+    unimodal_self_supervision_weight: float = field(
+        default=0.0, metadata={"help": "Weight of self-supervision within images and texts, against backdoors."}
+    )
+    off_diagonal_weight: float = field(
+        default=0.0, metadata={"help": "Weight of keeping the similarities that the training starts with (Mod-X)."}
+    )
+    off_diagonal_temperature: float = field(
+        default=1.0, metadata={"help": "Temperature of the similarities that off_diagonal_weight keeps."}
+    )
+    mixup_weight: float = field(default=0.0, metadata={"help": "Weight of mixtures of two pairs (M3CoL)."})
+    mixup_alpha: float = field(
+        default=0.15, metadata={"help": "Parameter of the Beta distribution of a mixture's shares."}
+    )
+
     # Optimisation.
     patch_selection_warmup: float = field(
         default=0.0, metadata={"help": "Share (< 1) or steps over which the image tower comes to drop patches."}
@@ -278,6 +316,11 @@ class SaclTrainingArguments(TrainingArguments):
     min_temperature: float = field(default=0.001, metadata={"help": "Lower bound of the learned temperature."})
     max_temperature: float = field(default=0.5, metadata={"help": "Upper bound of the learned temperature."})
 
+    # Data.
+    stream_shards_at_once: int = field(
+        default=1, metadata={"help": "Number of a stream's shards from which a data-loader worker takes turns."}
+    )
+
     # Evaluation.
     retrieval_chunk_size: int = field(
         default=1024, metadata={"help": "Evaluation compares this many images with this many texts at a time."}
@@ -300,6 +343,7 @@ class SaclTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"The objective {self.objective!r} cannot be computed in blocks: set `loss_block_size=None`."
             )
+        self._check_terms()
         if self.nan_policy not in ("raise", "skip"):
             raise ValueError(f"`nan_policy` must be 'raise' or 'skip', got {self.nan_policy!r}.")
         if self.remove_unused_columns:
@@ -345,6 +389,21 @@ class SaclTrainingArguments(TrainingArguments):
             )
         super().__post_init__()
 
+    def _check_terms(self) -> None:
+        terms = [f"`{name}_weight`" for name in TERMS if getattr(self, f"{name}_weight") > 0]
+        if terms and self.loss_block_size is not None:
+            raise ValueError(
+                f"With {' and '.join(terms)} the similarities of the whole batch are held at once, which "
+                f"`loss_block_size={self.loss_block_size}` is there to avoid: set `loss_block_size=None`."
+            )
+        embedding = [name for name, term in TERMS.items() if term.rows and getattr(self, f"{name}_weight") > 0]
+        if embedding and self.cache_locked_towers:
+            raise ValueError(
+                f"`cache_locked_towers` knows what its towers say of the pairs, and not of what "
+                f"{' and '.join(f'`{name}_weight`' for name in embedding)} has them embed beside these: set "
+                "`cache_locked_towers=False`."
+            )
+
     def steps_of(self, share_or_steps: float, max_steps: int) -> float:
         """A *share or steps* argument as a number of steps."""
         return share_or_steps * max_steps if share_or_steps < 1 else share_or_steps
@@ -369,6 +428,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "itm_weight": (0, float("inf")),
     "mlm_weight": (0, float("inf")),
     "mlm_probability": (0, 1),
+    **{f"{name}_weight": (0, float("inf")) for name in TERMS},
+    "off_diagonal_temperature": (1e-6, float("inf")),
+    "mixup_alpha": (1e-3, float("inf")),
     "patch_selection_warmup": (0, float("inf")),
     "contrastive_chunk_size": (1, float("inf")),
     "loss_block_size": (1, float("inf")),
@@ -377,5 +439,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "min_temperature": (1e-6, float("inf")),
     "max_temperature": (1e-6, float("inf")),
     "retrieval_chunk_size": (1, float("inf")),
+    "stream_shards_at_once": (1, float("inf")),
     "dataloader_timeout": (0, float("inf")),
 }

@@ -4,11 +4,13 @@
 import inspect
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -26,7 +28,6 @@ from modeling_sacl.loss_sacl import contrastive_logits
 
 from .checkpoints import (
     PendingLogs,
-    set_aside,
 )
 from .data import PairCollator, SeededPairs, SeededStream, SkippedPair, swap_words, undecoded, with_pair_ids
 from .data.usable import usable_rows
@@ -34,11 +35,11 @@ from .distributed import gather, row_counts
 from .embedding import dual_encoder
 from .evaluation import Relevance, evaluate_retrieval
 from .extra_texts import compare_extra_texts, part_texts, with_extra_texts
-from .faults import SteadyClock, data_faults_explained
+from .faults import SteadyClock, data_faults_explained, limit_waiting
 from .grad_cache import RandomState, split_batch
 from .guide import GUIDE_COLUMNS, Guide, add_guide_features, check_guided
 from .locked import cache_locked_towers, cached_towers, check_cacheable, lock_towers, without_tower_features
-from .momentum import MomentumTeacher
+from .momentum import FrozenCopy, MomentumTeacher
 from .objectives import (
     OBJECTIVES,
     Comparison,
@@ -55,6 +56,9 @@ from .saving import SavingTrainer
 from .sharding import gathered, make_sliceable, shard_beside, slice_again, whole
 from .skipped_pairs import SkippedPairs, counts_by_reason, take_skipped
 from .stability import NonFiniteGuard
+from .terms import TERMS, Mixture, TermBatch
+from .terms.mixup import mixture_of
+from .terms.rows import VIEW, append_rows, extra_rows, take_rows_off
 
 
 logger = logging.get_logger(__name__)
@@ -179,6 +183,7 @@ class SaclTrainer(SavingTrainer):
                 )
             data_collator = self._default_collator(model, processing_class, args)
         _warn_of_padding(data_collator, model)
+        _check_views(data_collator, args)
         if guide_model is not None and not isinstance(guide_model, Guide):
             if isinstance(guide_model, str):
                 guide_model = Guide.from_pretrained(guide_model)
@@ -211,6 +216,11 @@ class SaclTrainer(SavingTrainer):
             check_guided(args.objective, self.train_dataset)
         self._scalars = self._prepare_for_slicing() if self.is_fsdp_enabled else set()
         self.teacher = None if args.momentum is None else MomentumTeacher(self.model, args.momentum)
+        self.terms = [term.from_arguments(args) for name, term in TERMS.items() if getattr(args, f"{name}_weight") > 0]
+        # What is embedded behind the pairs.
+        self._further_rows = tuple(dict.fromkeys(term.rows for term in self.terms if term.rows))
+        # As the training starts, whatever it is resumed from: the checkpoint has it.
+        self.reference = FrozenCopy(self.model) if any(term.needs_reference for term in self.terms) else None
         self.queue = FeatureQueue(args.queue_size) if args.queue_size > 0 else None
         # Guide features of the queued pairs, row by row beside the queue.
         self.guide_queue = FeatureQueue(args.queue_size) if args.queue_size > 0 else None
@@ -226,6 +236,7 @@ class SaclTrainer(SavingTrainer):
         self._training_clock = self._evaluation_clock = SteadyClock()
         self._num_evaluated = 0
         self._seeded_pairs: SeededPairs | None = None
+        self._stream: SeededStream | None = None
         # On the CPU reading a number costs nothing.
         self._guard = NonFiniteGuard(args.nan_policy, deferred=args.device.type != "cpu")
         _warn_of_accumulation(args)
@@ -237,19 +248,19 @@ class SaclTrainer(SavingTrainer):
         self, model: nn.Module, processor: ProcessorMixin, args: SaclTrainingArguments
     ) -> PairCollator:
         mlm_probability = args.mlm_probability if self._masks_text(args) else 0.0
-        extra_texts = {
+        extra_texts: dict[str | None, dict[str, Any]] = {
             "further": {"captions_per_image": args.captions_per_image},
             "negative": {"negative_caption": swap_words},
         }
-        options = extra_texts.get(OBJECTIVES[args.objective].extra_texts or "", {})
+        options = extra_texts.get(OBJECTIVES[args.objective].extra_texts, {})
         plain = PairCollator(processor, mlm_probability=mlm_probability, **options).for_model(model)
         if plain.image_size() is None:
             logger.warning(
                 f"{type(processor.image_processor).__name__} gives each image a shape of its own, so images are not "
                 "augmented. Pass `data_collator=PairCollator(processor, image_transform=...)` to augment them."
             )
-            return plain
-        return plain.for_training()
+            return _with_views(plain, args)
+        return _with_views(plain.for_training(), args)
 
     def _guided(self, dataset: Any, guide: Guide | None) -> Any:
         """The training pairs, undecoded, with the features of the guide if there is one."""
@@ -287,10 +298,11 @@ class SaclTrainer(SavingTrainer):
                 the pairs.
         """
         self._set_patch_selection()
+        inputs = self._prepare_for_terms(inputs, training=model.training)
         teacher_outputs = self._ask_teacher(inputs)
         outputs = self._ask_model(model, inputs, teacher_outputs)
         counts = row_counts(inputs["pair_ids"])
-        contrast = self._contrast(outputs, teacher_outputs, inputs, counts)
+        contrast = self._contrast(outputs, teacher_outputs, inputs, counts, self._ask_reference(inputs))
         losses = {**contrast.losses, **self._fusion_losses(outputs, teacher_outputs, inputs)}
 
         loss = self._weighted_sum(losses) * _share_of_process(counts, len(inputs["pair_ids"]))
@@ -322,8 +334,10 @@ class SaclTrainer(SavingTrainer):
         matching draws its hard negatives within a chunk.
         """
         self._set_patch_selection()
+        inputs = self._prepare_for_terms(inputs)
         chunks = split_batch(inputs, chunk_size)
         teachers = [self._ask_teacher(chunk) for chunk in chunks]
+        references = [self._ask_reference(chunk) for chunk in chunks]
         random_states, embeddings = [], []
         for chunk in chunks:
             random_states.append(RandomState())
@@ -335,8 +349,9 @@ class SaclTrainer(SavingTrainer):
         cached |= {name: value.detach().clone() for name, value in self._scalars_of_contrast(embeddings[0]).items()}
         leaves = [tensor.requires_grad_() for tensor in cached.values()]
         teacher_outputs = None if self.teacher is None else _concatenated(teachers)
+        reference_outputs = None if self.reference is None else _concatenated(references)
         counts = row_counts(inputs["pair_ids"])
-        contrast = self._contrast(cached, teacher_outputs, inputs, counts)
+        contrast = self._contrast(cached, teacher_outputs, inputs, counts, reference_outputs)
         gradients = dict(zip(cached, torch.autograd.grad(self._weighted_sum(contrast.losses), leaves), strict=True))
         usable = self._watch(contrast.losses, inputs)
 
@@ -385,6 +400,13 @@ class SaclTrainer(SavingTrainer):
         with self._teacher_precision():
             return self._call(self.teacher, self.teacher.model, inputs, with_mlm=with_mlm, with_itm=False)
 
+    def _ask_reference(self, inputs: dict[str, torch.Tensor]) -> ModelOutput | None:
+        """What the model of the beginning says of the pairs, if a term compares with it."""
+        if self.reference is None:
+            return None
+        with self.accelerator.autocast():
+            return self._call(self.reference, self.reference.model, inputs, with_mlm=False, with_itm=False)
+
     def _teacher_precision(self) -> AbstractContextManager:
         """The precision of the model, whose forward `accelerate` wraps and the teacher's not; or bfloat16."""
         if self.args.teacher_bf16:
@@ -417,13 +439,17 @@ class SaclTrainer(SavingTrainer):
     def _call_once(
         self, model: Callable[..., ModelOutput], inputs: dict[str, torch.Tensor], **options: Any
     ) -> ModelOutput:
-        """Calls the model in training; what the objective compares with beyond the pairs is in the same forward."""
-        kind = self._extra_texts()
-        if kind is None:
-            return self._call(model, self.model, inputs, **options)
-        inputs, per_pair = with_extra_texts(inputs, kind, self._forward_arguments, EXTRA_TEXTS_HINTS.get(kind, ""))
-        pairs = len(inputs["pair_ids"])
-        return part_texts(self._call(model, self.model, inputs, num_extra_texts=per_pair * pairs, **options), pairs)
+        """
+        Calls the model in training; what the objective compares with beyond the pairs, and what terms want embedded
+        too, is in the same forward.
+        """
+        kind, given = self._extra_texts(), inputs
+        if kind is not None:
+            inputs, _ = with_extra_texts(inputs, kind, self._forward_arguments, EXTRA_TEXTS_HINTS.get(kind, ""))
+        inputs = append_rows(inputs, self._further_rows)
+        extra = extra_rows(inputs) if kind is not None or self._further_rows else {}
+        outputs = take_rows_off(self._call(model, self.model, inputs, **extra, **options), given, self._further_rows)
+        return outputs if kind is None else part_texts(outputs, len(given["pair_ids"]))
 
     def _extra_texts(self) -> str | None:
         return getattr(self.objective, "extra_texts", None)
@@ -445,8 +471,12 @@ class SaclTrainer(SavingTrainer):
         teacher_outputs: ModelOutput | dict[str, torch.Tensor] | None,
         inputs: dict[str, torch.Tensor],
         counts: list[int],
+        reference_outputs: ModelOutput | dict[str, torch.Tensor] | None = None,
     ) -> ObjectiveOutput:
-        """The objective's losses and metrics: what the model, the teacher and the guide say of the batch."""
+        """
+        The losses and metrics of the objective, and of the terms beside it: what the model, the teacher, the guide and
+        the model of the beginning say of the batch.
+        """
         pair_ids, guide = inputs["pair_ids"], _guide_features(inputs)
         guide_share = 0.0 if guide is None else self._guide_share()
         asks_guide = guide_share > 0 or self._needs_guide()
@@ -465,7 +495,50 @@ class SaclTrainer(SavingTrainer):
             **self._scalars_of_contrast(outputs),
         )
         self._keep_for_queue(batch)
-        return self._objective_of(batch)(batch, block_size=self.args.loss_block_size)
+        result = self._objective_of(batch)(batch, block_size=self.args.loss_block_size)
+        for part in self._ask_terms(batch, outputs, reference_outputs, inputs, counts):
+            result.losses |= part.losses
+            result.metrics |= part.metrics
+        return result
+
+    def _prepare_for_terms(self, inputs: dict[str, torch.Tensor], training: bool = True) -> dict[str, torch.Tensor]:
+        """A batch of the training with what terms add to it; one of an evaluation as it is."""
+        for term in self.terms if training else ():
+            inputs = term.prepare(inputs)
+        return inputs
+
+    def _ask_terms(
+        self,
+        batch: ContrastiveBatch,
+        outputs: ModelOutput | dict[str, torch.Tensor],
+        reference_outputs: ModelOutput | dict[str, torch.Tensor] | None,
+        inputs: dict[str, torch.Tensor],
+        counts: list[int],
+    ) -> list[ObjectiveOutput]:
+        """What the terms beside the objective say of the batch."""
+        if not self.terms:
+            return []
+        reference = None
+        if reference_outputs is not None:
+            reference = self._compare(PairFeatures(*_normalized(reference_outputs), inputs["pair_ids"]), counts, None)
+        views = mixture = None
+        if "view_image_embeds" in outputs:
+            own = PairFeatures(*_normalized(outputs, VIEW), inputs["pair_ids"])
+            everyones = PairFeatures(*(gather(tensor, counts) for tensor in own))
+            views = (own if self.args.local_loss else everyones, everyones)
+        if "mixed_image_embeds" in outputs:
+            mixed = mixture_of(outputs, inputs)
+            all_mixed = Mixture(*(gather(tensor, counts) for tensor in mixed))
+            mixture = (mixed if self.args.local_loss else all_mixed, all_mixed)
+        seen = TermBatch(
+            # The objective's own comparison, without the queue: nothing is gathered twice.
+            student=Comparison(batch.student.anchors, batch.student.candidates[:1]),
+            logit_scale=batch.logit_scale,
+            reference=reference,
+            views=views,
+            mixture=mixture,
+        )
+        return [term(seen) for term in self.terms if self.model.training or term.is_given(inputs)]
 
     def _needs_guide(self) -> bool:
         # What takes the objective's place, to watch it, may be a function.
@@ -574,45 +647,110 @@ class SaclTrainer(SavingTrainer):
     def _set_patch_selection(self) -> None:
         """Has the image towers drop more and more patches; in tenths, since each share is compiled anew."""
         share = math.floor(10 * self._ramp(self.args.patch_selection_warmup)) / 10
-        for model in (self.model, *(() if self.teacher is None else (self.teacher.model,))):
+        for model in (self.model, *self._copies()):
             tower = getattr(dual_encoder(model), "vision_model", None)
             if hasattr(tower, "patch_selection_share"):
                 tower.patch_selection_share = share
+
+    def _copies(self) -> list[nn.Module]:
+        """The models beside the one in training."""
+        return [kept.model for kept in (self.teacher, self.reference) if kept is not None]
 
     # --------------------------------------------------------------------------------------------------- data
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """
         The training data; each row with a seed of its own, so that resuming repeats augmentation and masks. A stream
-        goes on until `max_steps`, over its end if need be ([`SeededStream`]).
+        goes on until `max_steps`, over its end if need be, and its shards come in an order of their own in each pass,
+        unless `train_sampling_strategy="sequential"` ([`SeededStream`]).
         """
         dataset = self.train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self._seeded_pairs = None
+        self._seeded_pairs, self._stream = None, None
         if isinstance(dataset, torch.utils.data.IterableDataset):
             _warn_of_epochs(self.args)
-            self.train_dataset = SeededStream(dataset, seed)
-        elif hasattr(dataset, "__len__"):
+            return self._stream_dataloader(dataset, seed)
+        if hasattr(dataset, "__len__"):
             self.train_dataset = self._seeded_pairs = SeededPairs(dataset, seed)
-        self.train_dataset = usable_rows(self.train_dataset, self.data_collator)
-        # Each process makes its own batches, of its own share of a stream: made by one process for all, they would
-        # all have to be of the same width.
-        dispatch = bool(self.accelerator.dispatch_batches)
+        self.train_dataset = self._usable(self.train_dataset)
         try:
-            with set_aside(self.accelerator.dataloader_config, dispatch_batches=dispatch):
-                return super().get_train_dataloader()
+            return super().get_train_dataloader()
         finally:
             self.train_dataset = dataset
+
+    def _usable(self, dataset: Any) -> Any:
+        """The training data with full batches. Batches that one process makes for all can hold tensors alone."""
+        return usable_rows(dataset, self.data_collator, report=not self.accelerator.dispatch_batches)
+
+    def _stream_dataloader(self, dataset: Any, seed: int) -> torch.utils.data.DataLoader:
+        """
+        Each process reads its own shards of a stream and makes its own batches: made by one process for all, they
+        would all have to be of the same width. One process reads for all if `dispatch_batches` says so; then resuming
+        means reading again what was read.
+        """
+        dispatch = bool(self.accelerator.dispatch_batches)
+        shared = {} if dispatch else {"rank": self.args.process_index, "world_size": self.args.world_size}
+        stream = SeededStream(
+            dataset,
+            seed,
+            shuffle_shards=self.args.train_sampling_strategy != "sequential",
+            shards_at_once=self.args.stream_shards_at_once,
+            **shared,
+        )
+        loader = torch.utils.data.DataLoader(
+            self._usable(stream),
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator if dispatch else stream.with_places(self.data_collator),
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            in_order=self.args.dataloader_in_order,
+        )
+        if dispatch:
+            return limit_waiting(self.accelerator.prepare(loader), self.args.dataloader_timeout)
+        self._stream = stream
+        # As `accelerator.prepare` does, but told that there is nothing left to split.
+        prepared = prepare_data_loader(
+            loader,
+            self.accelerator.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=self.accelerator.device_placement,
+            dispatch_batches=False,
+            non_blocking=self.accelerator.non_blocking,
+        )
+        return limit_waiting(prepared, self.args.dataloader_timeout)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor | int | None]:
+        """[`Trainer.get_batch_samples`], keeping in mind for the next checkpoint how far a stream has been read."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        for batch in batches if self._stream is not None else ():
+            self._stream.note(batch)
+        return batches, num_items
 
     def start_training(self) -> None:
         """Forgets what an earlier call of `train` has left over; the teacher is sharded if the model is."""
         self._training_clock = SteadyClock()
-        if self.teacher is not None and self.is_fsdp_enabled:
-            shard_beside(self.accelerator, self.teacher.model)
+        if self.is_fsdp_enabled:
+            for model in self._copies():
+                shard_beside(self.accelerator, model)
+        if self._stream is not None:
+            self._resume_stream(self._stream)
         self._metrics["train"].clear()
         self._fresh_features.clear()
         self._pending_logs.carry_over()
         self.skipped_pairs.start(resumed=self.state.global_step > 0)
+
+    def _resume_stream(self, stream: SeededStream) -> None:
+        """The parent throws away as many batches as were used; of a stream that was restored, these are empty."""
+        if self.args.ignore_data_skip:
+            stream.begin_anew()
+        used = self.state.global_step * self.args.gradient_accumulation_steps
+        stream.go_on(self.args.dataloader_num_workers, used, self._train_batch_size)
 
     def start_epoch(self, epoch: int) -> None:
         """Draws captions, augmentation and masks anew."""
@@ -756,7 +894,8 @@ class SaclTrainer(SavingTrainer):
 
     def _evaluation_rows(self, dataset: Any) -> Any:
         """As evaluation reads them; what cannot be read is left out, and nothing put in its place."""
-        return usable_rows(_evaluation_pairs(dataset), self.eval_collator, fill=False)
+        is_dispatched = isinstance(dataset, torch.utils.data.IterableDataset) or self.accelerator.dispatch_batches
+        return usable_rows(_evaluation_pairs(dataset), self.eval_collator, fill=False, report=not is_dispatched)
 
     @contextmanager
     def _evaluation_collator(self):
@@ -813,8 +952,8 @@ class SaclTrainer(SavingTrainer):
         with self._evaluation_chance(), data_faults_explained(lambda: ""):
             output = super().evaluation_loop(dataloader, description, *args, **kwargs)
         self._num_evaluated = output.num_samples
-        if self.teacher is not None:
-            slice_again(self.teacher.model)
+        for model in self._copies():
+            slice_again(model)
         metrics = self._drain("eval") | counts_by_reason(self._skipped_in_evaluation)
         self._skipped_in_evaluation.clear()
         if description == "Evaluation" and self.processing_class is not None:
@@ -836,13 +975,15 @@ class SaclTrainer(SavingTrainer):
 
     # ------------------------------------------------------------------------------------------------- saving
 
-    def _stateful_parts(self) -> dict[str, MomentumTeacher | FeatureQueue | PendingLogs]:
+    def _stateful_parts(self) -> dict[str, FrozenCopy | FeatureQueue | PendingLogs | SeededStream]:
         parts = {
             "teacher": self.teacher,
+            "reference": self.reference,
             "queue": self.queue,
             "guide_queue": self.guide_queue,
             "logs": self._pending_logs,
             "skipped": self.skipped_pairs,
+            "stream": self._stream,
         }
         return {prefix: part for prefix, part in parts.items() if part is not None}
 
@@ -900,6 +1041,11 @@ def _evaluation_pairs(dataset: Any) -> Any:
 
 def _check_deepspeed(args: SaclTrainingArguments) -> None:
     """DeepSpeed owns backward and optimiser, and at stage 3 the weights: what needs them is refused, not broken."""
+    if is_deepspeed_zero3_enabled() and args.off_diagonal_weight > 0:
+        raise ValueError(
+            "At ZeRO stage 3 no process has whole weights, so there is nothing to copy for `off_diagonal_weight`: "
+            "take stage 2, FSDP, or `off_diagonal_weight=0`."
+        )
     if is_deepspeed_zero3_enabled() and args.momentum is not None:
         raise ValueError(
             "At ZeRO stage 3 no process has whole weights, so the momentum teacher has nothing to follow: take stage "
@@ -925,8 +1071,12 @@ def _guide_features(inputs: dict[str, torch.Tensor]) -> PairFeatures | None:
 
 def _concatenated(chunks: list[ModelOutput]) -> dict[str, torch.Tensor]:
     """The embeddings of a batch from those of its chunks."""
-    names = [name for name in EMBEDDINGS if chunks[0].get(name) is not None]
-    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in names}
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in _embeddings_of(chunks[0])}
+
+
+def _embeddings_of(outputs: ModelOutput) -> list[str]:
+    """The names of the embeddings of the pairs, and of what terms want embedded too."""
+    return [name for name in outputs if name.endswith(EMBEDDINGS)]
 
 
 def _share_of_process(counts: list[int], rows: int) -> float:
@@ -942,11 +1092,11 @@ def _share_of_chunk(name: str, chunk: dict[str, torch.Tensor], batch: dict[str, 
     return len(chunk["pair_ids"]) / len(batch["pair_ids"])
 
 
-def _normalized(outputs: ModelOutput) -> tuple[torch.Tensor, torch.Tensor]:
+def _normalized(outputs: ModelOutput, prefix: str = "") -> tuple[torch.Tensor, torch.Tensor]:
     """Embeddings of unit length, whether or not the model returns them so."""
     return (
-        nn.functional.normalize(outputs["image_embeds"], dim=-1),
-        nn.functional.normalize(outputs["text_embeds"], dim=-1),
+        nn.functional.normalize(outputs[f"{prefix}image_embeds"], dim=-1),
+        nn.functional.normalize(outputs[f"{prefix}text_embeds"], dim=-1),
     )
 
 
@@ -956,6 +1106,23 @@ def _warn_of_padding(collator: Any, model: nn.Module) -> None:
         logger.warning(
             f"`{type(model).__name__}` was trained with captions padded and cut to {fitting.max_length} tokens, which "
             "the data collator does not do: pass `data_collator.for_model(model)`."
+        )
+
+
+def _wants_views(args: SaclTrainingArguments) -> bool:
+    return any(term.rows == VIEW and getattr(args, f"{name}_weight") > 0 for name, term in TERMS.items())
+
+
+def _with_views(collator: PairCollator, args: SaclTrainingArguments) -> PairCollator:
+    return replace(collator, second_views=True) if _wants_views(args) else collator
+
+
+def _check_views(collator: Any, args: SaclTrainingArguments) -> None:
+    """What another collator makes is seen in its first batch."""
+    if isinstance(collator, PairCollator) and _wants_views(args) and not collator.second_views:
+        raise ValueError(
+            "`unimodal_self_supervision_weight` compares two views of each image and text, and the data collator "
+            "makes one: pass `dataclasses.replace(data_collator, second_views=True)`, or no `data_collator`."
         )
 
 

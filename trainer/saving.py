@@ -79,7 +79,8 @@ class SavingTrainer(Trainer):
         [`Trainer.train`], resuming from whole checkpoints only, in a folder that no other run trains into.
 
         A resumed run repeats the uninterrupted one exactly, if it runs on as many processes: on another number the
-        global batches and their augmentation are the same, but masks, dropout and hard negatives are drawn anew.
+        global batches and their augmentation are the same, but masks, dropout and hard negatives are drawn anew. (Of a
+        stream, what is left is then dealt out anew, so that the batches are other ones: see [`SeededStream`].)
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*):
@@ -157,7 +158,8 @@ class SavingTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 # The parent has saved them as they were set aside.
-                torch.save(self.args, os.path.join(folder, TRAINING_ARGS_NAME))
+                with set_aside(self.args, hub_token=None):
+                    torch.save(self.args, os.path.join(folder, TRAINING_ARGS_NAME))
                 self._save_card(folder, pictures=False)
                 seal_checkpoint(folder)
         self.accelerator.wait_for_everyone()
@@ -285,11 +287,13 @@ class SavingTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         from hub_cards.sections import keeping_card
 
-        # peft writes into the card of the folder, as if that were its own.
-        with keeping_card(self.args.output_dir if output_dir is None else output_dir):
+        folder = self.args.output_dir if output_dir is None else output_dir
+        # peft writes into the card of the folder, as if that were its own. The arguments are pickled with all that
+        # they know, and folders of models are handed on.
+        with keeping_card(folder), set_aside(self.args, hub_token=None):
             super()._save(output_dir, None if state_dict is None else with_scalars(state_dict, self._scalars))
         if self.args.should_save:
-            save_training_arguments(self.args, self.args.output_dir if output_dir is None else output_dir)
+            save_training_arguments(self.args, folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         with tensors_only():
@@ -316,8 +320,8 @@ class SavingTrainer(Trainer):
         }
 
     def _restore_training_state(self, path: str) -> None:
-        # What is not logged yet is no loss worth stopping for.
-        if not os.path.exists(path) and set(self._stateful_parts()) <= {"logs", "skipped"}:
+        # What is not logged yet is no loss worth stopping for, and a stream can be read again.
+        if not os.path.exists(path) and set(self._stateful_parts()) <= {"logs", "skipped", "stream"}:
             return
         # Processes on one processor call theirs "cpu:0", which safetensors does not know.
         device = "cpu" if self.args.device.type == "cpu" else str(self.args.device)

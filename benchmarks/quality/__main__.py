@@ -10,7 +10,8 @@ settings on the validation split with one seed, is then trained with five others
 splits. What has been run is kept in the folder of runs and not repeated, so that an interrupted benchmark goes on
 where it stopped.
 
-`--quick` does everything once with a fiftieth of the training, to see that it works: its numbers say nothing.
+`--quick` does everything with three steps where the benchmark has hundreds and an eighth of the pairs, to see that it
+works: its numbers say nothing.
 """
 
 import argparse
@@ -18,22 +19,43 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import methods
+import towers
 import transformers
-from analyses import analyses
+import unlocked
+from analyses import ANALYSIS_SEEDS, analyses, first_look, information_of_negatives, weights_by_grade
 from comparison import choose_settings, compare
-from methods import METHODS, SEEDS, Method
-from page import write_page
-from records import TEST_SPLITS, VALIDATION, Records
-from report import write_analysis, write_comparison
-from towers import ROOT, load_features
+from evaluation import summarize
+from methods import METHODS, OURS, SEEDS
+from page import (
+    INFORMATION,
+    RETRIEVALS,
+    SECOND_TRACK,
+    TITLES,
+    WEIGHTS,
+    first_look_table,
+    information_table,
+    write_page,
+)
+from records import TEST_SPLITS, VALIDATION, Records, Request
+from report import comparison_table, draw_retrievals, draw_weights, write_analysis, write_comparison
+from towers import ROOT, UNLOCKED_IMAGE_SIZE, load_features, load_swapped_names
 from training import trained_guide
 
 
-# The curves of the analyses, and the columns of the pictures.
-FOLLOWED = ("infonce", "albef", "sacl", methods.OURS)
+PARTS = ("unlocked", "analyses")
+# The rows of the second track and the columns of the pictures; and the curves of the analyses.
+FOLLOWED = ("infonce", "albef", "sacl", OURS)
+CURVES = ("infonce", "sacl", OURS)
+
+# For `--quick`: everything happens, and nothing is learned.
+QUICK_STEPS, QUICK_IMAGE_SIZE, QUICK_STRIDE = 3, 32, 8
+
+Chosen = Mapping[str, Mapping[str, Any]]
 
 
 def main() -> None:
@@ -43,7 +65,7 @@ def main() -> None:
     parser.add_argument("--objectives", nargs="+", default=list(METHODS), metavar="NAME", help="only these rows")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="default: %(default)s")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings side by side (default: the cores)")
-    parser.add_argument("--without_analyses", action="store_true", help="the comparison alone")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="default: all of them")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything, in minutes")
     parser.add_argument("--folder", type=Path, help="of features and runs (default: runs/quality)")
     parser.add_argument("--output_dir", type=Path, help="default: docs/benchmark, or the folder of runs if quick")
@@ -53,32 +75,75 @@ def main() -> None:
     folder = args.folder or ROOT / "runs" / ("quality-quick" if args.quick else "quality")
     output = args.output_dir or (folder / "page" if args.quick else ROOT / "docs" / "benchmark")
     if args.quick:
-        methods.shorten()
+        towers.IMAGE_SIZE, towers.STRIDE = QUICK_IMAGE_SIZE, QUICK_STRIDE
     transformers.utils.logging.set_verbosity_error()
     started = time.time()
     output.mkdir(parents=True, exist_ok=True)
-    for split in ("train", VALIDATION, *TEST_SPLITS):
-        load_features(split, folder / "features")
-    trained_guide(folder)
 
-    records = Records(folder, args.jobs)
+    records = Records(folder, args.jobs, steps=QUICK_STEPS if args.quick else None)
     compared = [METHODS[name] for name in args.objectives]
-    rows = compare(records, compared, args.seeds)
+    prepare(records, args.parts)
+    chosen = choose_settings(records, compared)
+    rows, found = compare(records, compared, chosen, args.seeds)
     write_comparison(rows, output)
-    tables = {} if args.without_analyses else _analyse(records, compared, output)
+    sections: dict[str, list[str]] = {}
+    if "unlocked" in args.parts:
+        sections |= second_track(records, chosen, args.seeds)
+    if "analyses" in args.parts:
+        sections |= analyse(records, chosen, output)
+    sections |= look_closer(records, {name: found[name] for name in FOLLOWED if name in found}, output)
     command = shlex.join(["python", "benchmarks/quality", *sys.argv[1:]])
-    write_page(output, rows, tables, command=command, seeds=args.seeds, jobs=args.jobs)
+    write_page(output, rows, sections, command=command, seeds=args.seeds, jobs=args.jobs)
     print(f"{output / 'index.md'} after {(time.time() - started) / 60:.0f} minutes")
 
 
-def _analyse(records: Records, compared: list[Method], output: Path) -> dict[str, list[str]]:
-    """Every analysis: figures and CSV into the folder, tables to be put into the page."""
-    chosen = choose_settings(records, compared)
-    followed = [name for name in FOLLOWED if name in chosen]
-    tables = {}
-    for analysis in analyses(chosen, followed):
-        tables[analysis.name] = write_analysis(analysis, analysis.points(records), output)
-    return tables
+def prepare(records: Records, parts: Sequence[str]) -> None:
+    """What several runs need: features, and the guide. Here, since runs side by side would each compute it."""
+    for split in ("train", VALIDATION, *TEST_SPLITS):
+        load_features(split, records.folder / "features")
+    load_swapped_names(records.folder / "features")
+    if "unlocked" in parts:
+        load_features("train", records.folder / "features", UNLOCKED_IMAGE_SIZE)
+    trained_guide(records.folder, records.examples)
+
+
+def second_track(records: Records, chosen: Chosen, seeds: Sequence[int]) -> dict[str, list[str]]:
+    """The image tower unlocked, for a few objectives."""
+    followed = [METHODS[name] for name in FOLLOWED if name in chosen]
+    rows, _ = compare(records, followed, chosen, seeds, unlocked=True)
+    lines = [SECOND_TRACK.format(steps=unlocked.STEPS, batch_size=unlocked.BATCH_SIZE)]
+    for split in TEST_SPLITS:
+        lines += ["", f"### {TITLES[split]}, image tower unlocked", "", *comparison_table(rows, split)]
+    return {"The second track: the image tower learns too": lines}
+
+
+def analyse(records: Records, chosen: Chosen, output: Path) -> dict[str, list[str]]:
+    """The paper's analyses: figures and CSV into the folder, tables for the page."""
+    sections = {}
+    for analysis in analyses(chosen, [name for name in CURVES if name in chosen]):
+        lines = write_analysis(analysis, analysis.points(records), output)
+        sections[analysis.title] = [f"![{analysis.title}]({analysis.name}.svg)", "", analysis.text, "", *lines]
+    looks = first_look()
+    requests = [Request(replace(run, seed=seed)) for run in looks.values() for seed in ANALYSIS_SEEDS]
+    results = iter(records.get(requests, "long trainings"))
+    long = {name: [summarize(next(results)["splits"][VALIDATION]) for _ in ANALYSIS_SEEDS] for name in looks}
+    sections["Long trainings: 1,500 steps"] = first_look_table(long)
+    return sections
+
+
+def look_closer(records: Records, found: Mapping[str, Any], output: Path) -> dict[str, list[str]]:
+    """Weights, retrievals, and the identity of the paper's appendix A.3."""
+    draw_weights(weights_by_grade(records.folder), output / "weights.svg")
+    sections = {"Weights by what the negatives are": ["![Histograms of the weights](weights.svg)", "", WEIGHTS]}
+    for split in TEST_SPLITS:
+        draw_retrievals(found, split, output / f"retrievals_{split}.png")
+    sections["What texts find first"] = [
+        RETRIEVALS,
+        *(f"\n![What texts find, {TITLES[split].lower()}](retrievals_{split}.png)" for split in TEST_SPLITS),
+    ]
+    information = information_of_negatives(records.folder, examples=records.examples)
+    sections["The information of negatives"] = [INFORMATION, "", *information_table(information)]
+    return sections
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """The paper's own analyses on this data: what depends on what, on validation."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from evaluation import summarize
 from methods import METHODS, SEEDS, Method
+from model import Heads
 from records import VALIDATION, Records, Request
 from towers import EmojiRelevance, load_emoji, load_features
 from training import Run, train, trained_guide
@@ -39,6 +41,8 @@ class Analysis:
             Of the file, of the figure and of its horizontal axis.
         runs (`dict[tuple[str, float | str], Run]`):
             By curve and place, a run that is repeated for each seed.
+        text (`str`):
+            What was done, for the page.
         logarithmic (`bool`, *optional*, defaults to `False`):
             Whether the axis is.
     """
@@ -47,6 +51,7 @@ class Analysis:
     title: str
     axis: str
     runs: Mapping[tuple[str, float | str], Run]
+    text: str
     logarithmic: bool = False
 
     def points(self, records: Records, seeds: Sequence[int] = ANALYSIS_SEEDS) -> list[Point]:
@@ -75,6 +80,8 @@ def analyses(chosen: Mapping[str, Mapping[str, Any]], compared: Sequence[str]) -
                 )
                 for threshold in (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
             },
+            "Weights of strength 3; negatives under the threshold are dropped, the others count in full. *Removed*:"
+            " the share of negatives that are dropped at the end of training.",
         ),
         Analysis(
             "strength",
@@ -84,6 +91,7 @@ def analyses(chosen: Mapping[str, Mapping[str, Any]], compared: Sequence[str]) -
                 ("similarity of the teacher", strength): _with(sacl, regulation_strength=strength)
                 for strength in (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
             },
+            "Strength 0 is InfoNCE, 1 the printed formula. The similarity is the momentum teacher's.",
         ),
         Analysis(
             "guide",
@@ -93,13 +101,16 @@ def analyses(chosen: Mapping[str, Mapping[str, Any]], compared: Sequence[str]) -
                 (schedule, kind): replace(
                     _with(sacl, regulation_strength=3.0, momentum=None, guide_schedule=schedule), guide=kind
                 )
-                for schedule in ("constant", "linear", "cosine")
+                for schedule in ("constant", "linear")
                 for kind in ("image_text", "text", "image")
             }
             | {
                 ("no guide", "own"): _with(sacl, regulation_strength=3.0, momentum=None),
                 ("no guide", "teacher"): _with(sacl, regulation_strength=3.0),
             },
+            "`image_text` is the paper's guide: heads that InfoNCE has trained on clean pairs, here the pictures of"
+            " one vendor. `constant` keeps the guide to the end, `linear` hands over to the model. "
+            "Without a guide, the model's own similarity or its momentum teacher's.",
         ),
         Analysis(
             "data",
@@ -110,6 +121,8 @@ def analyses(chosen: Mapping[str, Mapping[str, Any]], compared: Sequence[str]) -
                 for name, run in runs.items()
                 for share in (0.125, 0.25, 0.5, 1.0)
             },
+            "A share of the emoji, with all their pictures and the same number of steps; of a larger share all that"
+            " is in a smaller one.",
             logarithmic=True,
         ),
         Analysis(
@@ -121,6 +134,8 @@ def analyses(chosen: Mapping[str, Mapping[str, Any]], compared: Sequence[str]) -
                 for name, run in runs.items()
                 for size in (64, 256, 1024, 4096)
             },
+            "The larger the batch, the more false negatives each anchor meets. Every training sees 102,400 pairs, "
+            "so a larger batch takes fewer steps: compare within a batch size.",
             logarithmic=True,
         ),
         Analysis(
@@ -132,6 +147,7 @@ def analyses(chosen: Mapping[str, Mapping[str, Any]], compared: Sequence[str]) -
                 for name, run in runs.items()
                 for place in ("random", "same subgroup")
             },
+            "Batches of 256 in blocks of 64 pairs of one subgroup: nearly all similar negatives at once.",
         ),
     ]
 
@@ -153,7 +169,6 @@ def first_look() -> dict[str, Run]:
         "albef": replace(METHODS["albef"].run, **long),
         "sacl, strength 1": replace(_with(sacl, regulation_strength=1.0), **long),
         "sacl, strength 3": replace(_with(sacl, regulation_strength=3.0), **long),
-        "sacl_distilled, strength 1": replace(METHODS["sacl_distilled"].run, **long),
     }
 
 
@@ -164,8 +179,7 @@ def weights_by_grade(folder: Path, strengths: Sequence[float] = (1.0, 3.0)) -> d
     negatives (variants of the anchor's emoji), half right (of its subgroup), and true ones.
     """
     emoji, features = load_emoji(VALIDATION), load_features(VALIDATION, folder / "features")
-    model = trained_guide(folder)
-    cosines = model.get_image_features(features["images"]) @ model.get_text_features(features["names"]).T
+    cosines = _cosines(trained_guide(folder), features)
     rows = torch.arange(len(emoji))
     grades = EmojiRelevance(emoji)(rows, rows)
     kinds = {
@@ -182,31 +196,30 @@ def weights_by_grade(folder: Path, strengths: Sequence[float] = (1.0, 3.0)) -> d
     }
 
 
-@torch.inference_mode()
 def information_of_negatives(
-    folder: Path, strengths: Sequence[float] = (0.5, 1.0, 2.0, 4.0)
+    folder: Path, strengths: Sequence[float] = (0.5, 1.0, 2.0, 4.0), examples: int = Run.examples
 ) -> list[dict[str, float]]:
     """
-    Appendix A.3 of the paper, E log(1/w) = E I(anchor, negative), measured: the left side by the weights of a guide,
-    the right side by a critic that has seen neither.
+    Appendix A.3 of the paper, measured: E log(1/w) = E I(anchor, negative), once training under the weights has ended.
 
-    The critic is a model that InfoNCE has trained with another seed on all vendors. Its density ratio of an image and
-    a text is f divided by the mean of f over all texts, the logarithm of which is the information. The identity is of
-    a model that has converged under the weights, so the right side is taken from models trained with each strength.
+    Left, the weights that the guide gives to the negatives of the validation pairs. Right, what a model that has been
+    trained under them says of the same negatives: the logarithm of f divided by its mean over all texts, which is how
+    a contrastive model estimates the information that an image and a text have of one another (the pointwise mutual
+    information). Beside it the same, each negative counted as often as its weight says; and the condition that the
+    weights must fall where the density ratio rises, as a rank correlation.
     """
     emoji, features = load_emoji(VALIDATION), load_features(VALIDATION, folder / "features")
     rows = torch.arange(len(emoji))
     negatives = EmojiRelevance(emoji)(rows, rows) < 1
-    guide = trained_guide(folder)
-    cosines = guide.get_image_features(features["images"]) @ guide.get_text_features(features["names"]).T
+    with torch.inference_mode():
+        cosines = _cosines(trained_guide(folder), features)
     results = []
     for strength in strengths:
-        settings = {"regulation_strength": strength, "guide_schedule": "constant", "regulation_warmup": 0.0}
-        model, _ = train(Run("sacl", settings, guide="image_text"), folder)
-        logits = model.logit_scale.exp() * (
-            model.get_image_features(features["images"]) @ model.get_text_features(features["names"]).T
-        )
-        information = logits - logits.logsumexp(dim=1, keepdim=True) + torch.tensor(float(len(rows))).log()
+        settings = {"regulation_strength": strength, "guide_schedule": "constant"}
+        model, _ = train(Run("sacl", settings, guide="image_text", examples=examples), folder)
+        with torch.inference_mode():
+            logits = model.logit_scale.exp() * _cosines(model, features)
+        information = logits - logits.logsumexp(dim=1, keepdim=True) + math.log(len(rows))
         log_weights = log_regulation_weights(cosines, strength=strength, negative_mask=negatives)
         ranks = torch.stack([log_weights[negatives].argsort().argsort(), information[negatives].argsort().argsort()])
         results.append(
@@ -219,3 +232,7 @@ def information_of_negatives(
             }
         )
     return results
+
+
+def _cosines(model: Heads, features: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return model.get_image_features(features["images"]) @ model.get_text_features(features["names"]).T

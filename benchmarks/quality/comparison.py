@@ -9,7 +9,7 @@ import numpy as np
 from evaluation import CUTOFFS, DIRECTIONS, summarize
 from methods import SEEDS, Method
 from records import TEST_SPLITS, VALIDATION, Records, Request
-from statistics_of_runs import Difference, holm, paired_bootstrap
+from statistics_of_runs import Difference, PairedBootstrap, holm
 from towers import load_emoji
 
 
@@ -66,21 +66,28 @@ def selection_score(result: Mapping[str, Any]) -> float:
     )
 
 
-def compare(records: Records, methods: Sequence[Method], seeds: Sequence[int] = SEEDS) -> list[Row]:
-    """All methods on all splits."""
-    chosen = choose_settings(records, methods)
+def compare(
+    records: Records,
+    methods: Sequence[Method],
+    chosen: Mapping[str, Mapping[str, Any]],
+    seeds: Sequence[int] = SEEDS,
+    unlocked: bool = False,
+) -> tuple[list[Row], dict[str, dict[str, Any]]]:
+    """All methods with the chosen settings on all splits, and what the first seed of each has found."""
     splits = (VALIDATION, *TEST_SPLITS)
     requests = [
-        Request(method.with_settings(chosen[method.name], seed), splits) for method in methods for seed in seeds
+        Request(method.with_settings(chosen[method.name], seed), splits, unlocked)
+        for method in methods
+        for seed in seeds
     ]
-    results = records.get(requests, "comparing objectives")
+    results = records.get(requests, "second track" if unlocked else "comparing objectives")
     of_method = {
         method.name: results[number * len(seeds) : (number + 1) * len(seeds)] for number, method in enumerate(methods)
     }
     rows = [row for split in splits for row in _rows(split, of_method, chosen)]
     for row in rows:
         row.seconds = float(np.median([result["processor_seconds"] for result in of_method[row.method]]))
-    return rows
+    return rows, {name: results[0]["splits"] for name, results in of_method.items()}
 
 
 def _rows(
@@ -90,7 +97,10 @@ def _rows(
         name: {metric: per_query([r["splits"][split] for r in results], metric) for metric in QUERY_METRICS}
         for name, results in of_method.items()
     }
-    concepts = query_concepts(split)
+    num_seeds = len(next(iter(of_method.values())))
+    bootstraps = {
+        direction: PairedBootstrap(concepts, num_seeds) for direction, concepts in query_concepts(split).items()
+    }
     rows = {}
     for name, results in of_method.items():
         values = {metric: [100 * float(seed.mean()) for seed in by_query[name][metric]] for metric in QUERY_METRICS}
@@ -100,10 +110,8 @@ def _rows(
         for metric in QUERY_METRICS if reference in rows else ():
             others = [name for name in rows if name != reference]
             differences = [
-                paired_bootstrap(
-                    100 * by_query[name][metric],
-                    100 * by_query[reference][metric],
-                    concepts[metric.rsplit("_", 1)[0]],
+                bootstraps[metric.rsplit("_", 1)[0]].compare(
+                    100 * by_query[name][metric], 100 * by_query[reference][metric]
                 )
                 for name in others
             ]

@@ -20,9 +20,9 @@ DIRECTIONS = ("text_to_image", "image_to_text")
 
 
 @torch.inference_mode()
-def evaluate_split(model: Heads, split: str, folder: Path) -> dict[str, Any]:
+def evaluate_split(model: Heads, images: torch.Tensor, split: str, folder: Path) -> dict[str, Any]:
     """
-    All pictures of a split query its names, and all names its pictures.
+    All pictures of a split, as the model wants them, query its names, and all names its pictures.
 
     Returns:
         `dict[str, Any]`: for each direction `ranks` and `ndcg`, a number per query; `auc`, `alignment`,
@@ -33,7 +33,7 @@ def evaluate_split(model: Heads, split: str, folder: Path) -> dict[str, Any]:
     ids = pair_ids_tensor(emoji["emoji_id"])
     # Every emoji has one name, and up to three pictures.
     text_rows = torch.tensor([row for row, id in enumerate(ids) if row == 0 or not (ids[:row] == id).any()])
-    image_embeds = model.get_image_features(features["images"])
+    image_embeds = torch.cat([model.get_image_features(batch) for batch in images.split(256)])
     text_embeds = model.get_text_features(features["names"][text_rows])
     grades = EmojiRelevance(emoji)(torch.arange(len(ids)), text_rows)
 

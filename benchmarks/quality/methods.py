@@ -17,7 +17,6 @@ SEEDS = (0, 1, 2, 3, 4)
 _RATES = (1e-3, 2e-3)
 _TEACHER = {"momentum": 0.99}
 _TEXT_GUIDE = {"guide_schedule": "constant"}
-_GRADED = {"graded_temperature": 0.15, "target_temperature": 0.08}
 # What is compared with the paper in every analysis.
 OURS = "graded"
 
@@ -75,8 +74,15 @@ METHODS: dict[str, Method] = {
             {**_TEXT_GUIDE, "regulation_quantile": 0.9},
             regulation_strength=(3.0, 6.0),
         ),
-        _method("graded", guide="text", settings={**_TEXT_GUIDE, **_GRADED}, graded_weight=(1.0, 3.0)),
-        _method("graded without a guide", "graded", settings={**_TEACHER, **_GRADED}, graded_weight=(1.0, 3.0)),
+        _method("graded", settings={**_TEACHER, "regulation_strength": 0.0}, graded_weight=(0.3, 1.0)),
+        _method("graded, strength 1", "graded", settings=_TEACHER, graded_weight=(0.3, 1.0)),
+        _method(
+            "graded + text guide",
+            "graded",
+            "text",
+            {**_TEACHER, **_TEXT_GUIDE, "regulation_strength": 0.0},
+            graded_weight=(0.3, 1.0),
+        ),
         _method("filter", settings={**_TEACHER, "regulation_strength": 3.0}, filter_threshold=(0.3, 0.6)),
         _method("multi_positive"),
         _method("siglip"),

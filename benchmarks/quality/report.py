@@ -224,15 +224,15 @@ def _sampled(kinds: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
     return [values[:: max(1, len(values) // 1_000_000)] for values in kinds.values()]
 
 
-def draw_retrievals(results: Mapping[str, Mapping[str, Any]], split: str, file: Path, queries: int = 6) -> None:
+def draw_retrievals(found: Mapping[str, Mapping[str, Any]], split: str, file: Path, queries: int = 6) -> None:
     """The five pictures that texts find first (the paper's figure 5). The texts are drawn by chance, once for all."""
     emoji = load_emoji(split)
     texts = list(dict(zip(emoji["caption"], emoji["emoji_id"], strict=True)).items())
     chosen = sorted(torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))[:queries].tolist())
-    figure, axes = plt.subplots(queries, 5 * len(results), figsize=(1.0 * 5 * len(results), 1.25 * queries))
+    figure, axes = plt.subplots(queries, 5 * len(found), figsize=(1.0 * 5 * len(found), 1.25 * queries))
     for line, query in enumerate(chosen):
         name, identity = texts[query]
-        for block, (method, result) in enumerate(results.items()):
+        for block, (method, result) in enumerate(found.items()):
             for place, row in enumerate(result[split]["found"][query]):
                 axis = axes[line, 5 * block + place]
                 axis.imshow(emoji[row]["image"])

@@ -22,40 +22,41 @@ class Difference(NamedTuple):
     p_value: float
 
 
-def paired_bootstrap(
-    ours: np.ndarray, theirs: np.ndarray, clusters: Sequence[str], repetitions: int = REPETITIONS, seed: int = 0
-) -> Difference:
+class PairedBootstrap:
     """
-    Compares two objectives query by query and seed by seed.
+    Compares objectives query by query and seed by seed.
 
     Both the seeds and the concepts are drawn anew, with replacement. Queries of one concept (an emoji in all its
     tones, drawn by three vendors) are drawn together: they are easy or hard together, and taken one by one they would
-    make the interval too narrow.
+    make the interval too narrow. All comparisons share the draws.
 
     Args:
-        ours, theirs (`np.ndarray` of shape `(seeds, queries)`):
-            What a metric says of each query.
         clusters (sequence of `str`):
             The concept of each query.
-        repetitions (`int`, *optional*, defaults to 10000).
-        seed (`int`, *optional*, defaults to 0).
-
-    Returns:
-        `Difference`: of ours minus theirs.
+        num_seeds (`int`):
+            How many trainings each objective has.
+        repetitions (`int`, *optional*, defaults to 10000), seed (`int`, *optional*, defaults to 0):
+            Of the draws.
     """
-    difference = ours - theirs
-    num_seeds = len(difference)
-    names, codes = np.unique(np.asarray(clusters), return_inverse=True)
-    # A draw of concepts is a number of times for each, so a resampled mean is a ratio of two weighted sums.
-    sums = np.stack([np.bincount(codes, weights=row, minlength=len(names)) for row in difference])
-    counts = np.bincount(codes, minlength=len(names))
-    generator = np.random.default_rng(seed)
-    concepts = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=repetitions)
-    seeds = generator.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=repetitions)
-    means = ((seeds @ sums) * concepts).sum(axis=1) / (num_seeds * (concepts @ counts))
-    low, high = np.quantile(means, [0.025, 0.975])
-    beyond = 1 + min((means <= 0).sum(), (means >= 0).sum())
-    return Difference(difference.mean(), low, high, min(1.0, 2 * beyond / (repetitions + 1)))
+
+    def __init__(self, clusters: Sequence[str], num_seeds: int, repetitions: int = REPETITIONS, seed: int = 0):
+        names, self._codes = np.unique(np.asarray(clusters), return_inverse=True)
+        generator = np.random.default_rng(seed)
+        # A draw is a number of times for each concept and each seed: a resampled mean is a ratio of weighted sums.
+        self._concepts = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=repetitions)
+        self._seeds = generator.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=repetitions)
+        self._queries = num_seeds * (self._concepts @ np.bincount(self._codes))
+
+    def compare(self, ours: np.ndarray, theirs: np.ndarray) -> Difference:
+        """
+        What a metric says of each query, arrays of shape `(seeds, queries)`, as the difference of ours minus theirs.
+        """
+        difference = ours - theirs
+        sums = np.stack([np.bincount(self._codes, weights=row) for row in difference])
+        means = ((self._seeds @ sums) * self._concepts).sum(axis=1) / self._queries
+        low, high = np.quantile(means, [0.025, 0.975])
+        beyond = 1 + min((means <= 0).sum(), (means >= 0).sum())
+        return Difference(difference.mean(), low, high, min(1.0, 2 * beyond / (len(means) + 1)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision.transforms import v2
@@ -20,13 +21,20 @@ from transformers import AutoModel, AutoTokenizer
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 
-from emoji import EmojiRelevance, load_emoji  # noqa: E402
+import emoji  # noqa: E402
+from emoji import EmojiRelevance  # noqa: E402
+
+from trainer.data import swap_words  # noqa: E402
 
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 # A compromise: at 224 px neighbours among the features are of one subgroup 3 points more often, for 3 times the time.
 IMAGE_SIZE = 128
+# As large as the pictures are.
+UNLOCKED_IMAGE_SIZE = 64
 IMAGE_DIM, TEXT_DIM = 1280, 384
+# Of the emoji, every so many rows: more than 1 only to see that the benchmark works.
+STRIDE = 1
 
 
 def image_tower() -> nn.Module:
@@ -61,17 +69,17 @@ def _package_folder(package: str) -> Path:
 
 
 @torch.inference_mode()
-def embed_images(model: nn.Module, images: torch.Tensor, batch_size: int = 16) -> torch.Tensor:
-    """Features `(num_images, 1280)` of uint8 pictures `(num_images, 3, height, width)`, resized to `IMAGE_SIZE`."""
+def embed_images(model: nn.Module, images: torch.Tensor, image_size: int, batch_size: int = 16) -> torch.Tensor:
+    """Features `(num_images, 1280)` of uint8 pictures `(num_images, 3, height, width)`, resized to `image_size`."""
     # Depthwise convolutions are three times as fast this way, on processors.
     model = model.eval().to(memory_format=torch.channels_last)
     batches = tqdm(images.split(batch_size), desc="images", mininterval=5)
-    return torch.cat([model(prepare_pixels(batch)) for batch in batches])
+    return torch.cat([model(prepare_pixels(batch, image_size)) for batch in batches])
 
 
-def prepare_pixels(images: torch.Tensor) -> torch.Tensor:
+def prepare_pixels(images: torch.Tensor, image_size: int) -> torch.Tensor:
     """Pixels as the image tower wants them, from uint8 pictures."""
-    pixels = F.resize(images, [IMAGE_SIZE, IMAGE_SIZE], antialias=True).float() / 127.5 - 1
+    pixels = F.resize(images, [image_size, image_size], antialias=True).float() / 127.5 - 1
     return pixels.contiguous(memory_format=torch.channels_last)
 
 
@@ -90,22 +98,50 @@ def embed_texts(
     return nn.functional.normalize(torch.cat(features), dim=-1)[[rows[text] for text in texts]]
 
 
-def load_features(split: str, folder: Path) -> dict[str, torch.Tensor]:
+def load_features(split: str, folder: Path, image_size: int | None = None) -> dict[str, torch.Tensor]:
     """
-    What the towers say of a split, from `folder`, or computed and kept there.
+    What the towers say of a split at `image_size` (default: `IMAGE_SIZE`), from `folder`, or computed and kept there.
 
     Returns:
         `dict[str, torch.Tensor]`: `images` of shape `(rows, 1280)`, `names`, `keywords` and `sentences` of shape
         `(rows, 384)`; for the training split also `augmented_images`, each picture once more, as augmentation changes
         it.
     """
-    file = folder / f"{split}-{IMAGE_SIZE}.safetensors"
+    image_size = image_size or IMAGE_SIZE
+    file = folder / f"{split}-{image_size}{f'-{STRIDE}' * (STRIDE > 1)}.safetensors"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(".part")
-        save_file(_compute_features(split), temporary)
+        save_file(_compute_features(split, image_size), temporary)
         temporary.rename(file)
     return load_file(file)
+
+
+def load_swapped_names(folder: Path) -> dict[str, torch.Tensor]:
+    """
+    Hard negatives of the training names, as [`swap_words`] makes them; from `folder`, or computed and kept there.
+
+    Returns:
+        `dict[str, torch.Tensor]`: `features` of shape `(rows, 384)`, and bool `exist` of shape `(rows,)`: a name of a
+        word or two has none, and what is the name of another emoji is none.
+    """
+    file = folder / f"swapped_names{f'-{STRIDE}' * (STRIDE > 1)}.safetensors"
+    if not file.exists():
+        names = load_emoji("train")["caption"]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            swaps = {name: swap_words(name) for name in dict.fromkeys(names)}
+        exist = torch.tensor([swaps[name] is not None and swaps[name] not in swaps for name in names])
+        encoder, tokenizer = text_tower()
+        features = embed_texts(encoder.eval(), tokenizer, [swaps[name] or name for name in names])
+        save_file({"features": features, "exist": exist}, file)
+    return load_file(file)
+
+
+def load_emoji(split: str) -> Dataset:
+    """A split of the emoji."""
+    dataset = emoji.load_emoji(split)
+    return dataset if STRIDE == 1 else dataset.select(range(0, len(dataset), STRIDE))
 
 
 def load_images(split: str) -> torch.Tensor:
@@ -114,12 +150,12 @@ def load_images(split: str) -> torch.Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 
-def _compute_features(split: str) -> dict[str, torch.Tensor]:
+def _compute_features(split: str, image_size: int) -> dict[str, torch.Tensor]:
     dataset = load_emoji(split)
     images, model = load_images(split), image_tower()
-    features = {"images": embed_images(model, images)}
+    features = {"images": embed_images(model, images, image_size)}
     if split == "train":
-        features["augmented_images"] = embed_images(model, augment(images, seed=0))
+        features["augmented_images"] = embed_images(model, augment(images, seed=0), image_size)
     columns = {
         "names": dataset["caption"],
         # A few emoji have no keywords.
@@ -151,11 +187,13 @@ __all__ = [
     "IMAGE_DIM",
     "ROOT",
     "TEXT_DIM",
+    "UNLOCKED_IMAGE_SIZE",
     "EmojiRelevance",
     "augment",
     "image_tower",
     "load_emoji",
     "load_features",
     "load_images",
+    "load_swapped_names",
     "prepare_pixels",
 ]

@@ -1,6 +1,7 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """One run of the benchmark: two heads on locked towers, trained by [`SaclTrainer`] with an objective and a seed."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,7 +12,8 @@ import torch
 from datasets import Dataset
 from model import Heads, HeadsConfig
 from torch import nn
-from towers import load_emoji, load_features
+from towers import load_emoji, load_features, load_swapped_names
+from transformers.trainer_callback import PrinterCallback
 
 from trainer import SaclTrainer, SaclTrainingArguments
 from trainer.data import pair_ids_tensor
@@ -34,8 +36,8 @@ class Run:
         seed (`int`, *optional*, defaults to 0):
             Of the weights, the order and the captions.
         batch_size (`int`, *optional*, defaults to 256).
-        examples (`int`, *optional*, defaults to 153600):
-            How many pairs are seen: 600 steps of 256.
+        examples (`int`, *optional*, defaults to 102400):
+            How many pairs are seen: 400 steps of 256.
         data_share (`float`, *optional*, defaults to 1.0):
             Share of the emoji that is trained on.
         adversarial (`bool`, *optional*, defaults to `False`):
@@ -49,7 +51,7 @@ class Run:
     guide: str | None = None
     seed: int = 0
     batch_size: int = 256
-    examples: int = 153_600
+    examples: int = 102_400
     data_share: float = 1.0
     adversarial: bool = False
     vendor: str | None = None
@@ -63,11 +65,27 @@ class Run:
 
 
 class FeatureCollator:
-    """Rows by number to a batch of features. A row draws its name or its keywords anew each time, by its seed."""
+    """
+    Rows by number to a batch of features. A row draws its name or its keywords anew each time, by its seed.
 
-    def __init__(self, features: Mapping[str, torch.Tensor]):
-        self.features = features
-        self.captions = torch.stack([features["names"], features["keywords"]])
+    Args:
+        features (`dict[str, torch.Tensor]`):
+            What [`load_features`] returns.
+        kinds (`frozenset[str]`):
+            What batches have beside the pairs: `"negative"` names with swapped words, the two `"further"` captions of
+            a row, or the `"view"` of each pair, its picture augmented and the caption that was not drawn.
+        swapped (`dict[str, torch.Tensor]`, *optional*):
+            What [`load_swapped_names`] returns, for `"negative"`.
+    """
+
+    def __init__(
+        self,
+        features: Mapping[str, torch.Tensor],
+        kinds: frozenset[str] = frozenset(),
+        swapped: Mapping[str, torch.Tensor] | None = None,
+    ):
+        self.features, self.kinds, self.swapped = features, kinds, swapped
+        self.captions = torch.stack([features["names"], features["keywords"], features["sentences"]])
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         numbers = torch.tensor([row["row"] for row in rows])
@@ -80,7 +98,26 @@ class FeatureCollator:
         for column in ("guide_image_embeds", "guide_text_embeds"):
             if column in rows[0]:
                 batch[column] = torch.stack([torch.from_numpy(row[column]) for row in rows])
+        if "view" in self.kinds:
+            batch["view_pixel_values"] = self.features["augmented_images"][numbers]
+            batch["view_input_ids"] = self.captions[1 - drawn, numbers]
+        if "further" in self.kinds:
+            batch["further_input_ids"] = torch.stack([self.captions[1 - drawn, numbers], self.captions[2, numbers]], 1)
+        if "negative" in self.kinds:
+            batch["negative_input_ids"] = self.swapped["features"][numbers]
+            # A further text with the id of a caption does not count.
+            batch["caption_ids"] = numbers
+            batch["negative_caption_ids"] = torch.where(self.swapped["exist"][numbers], -1, numbers)
         return batch
+
+
+def make_collator(run: Run, features: Mapping[str, torch.Tensor], folder: Path) -> FeatureCollator:
+    """The collator with what a run reads beside the pairs."""
+    kinds = {"negclip": "negative", "one_to_k": "further"}.get(run.objective)
+    if run.settings.get("unimodal_self_supervision_weight"):
+        kinds = "view"
+    swapped = load_swapped_names(folder / "features") if kinds == "negative" else None
+    return FeatureCollator(features, frozenset() if kinds is None else frozenset({kinds}), swapped)
 
 
 class SubgroupSampler(torch.utils.data.Sampler[int]):
@@ -113,36 +150,52 @@ class BenchmarkTrainer(SaclTrainer):
         return super()._get_train_sampler(train_dataset) if self.sampler is None else self.sampler
 
 
-def train(run: Run, folder: Path) -> tuple[Heads, dict[str, Any]]:
+def train(run: Run, folder: Path, image_size: int | None = None) -> tuple[Heads, dict[str, Any]]:
     """The trained heads, and what the training said: processor seconds, and the last of the logs."""
-    features = load_features("train", folder / "features")
+    features = load_features("train", folder / "features", image_size)
     pairs = training_pairs(run, features, folder)
     torch.manual_seed(run.seed)
     model = Heads(HeadsConfig(sigmoid=run.objective == "siglip"))
-    arguments = SaclTrainingArguments(
-        output_dir=str(folder / "trainer"),
+    trainer = BenchmarkTrainer(
+        model=model,
+        args=make_arguments(run, len(pairs), folder),
+        train_dataset=pairs,
+        data_collator=make_collator(run, features, folder),
+    )
+    if run.adversarial:
+        subgroups = load_emoji("train")["subgroup"]
+        trainer.sampler = SubgroupSampler([subgroups[row] for row in pairs["row"]], run.seed)
+    return model, fit(trainer)
+
+
+def make_arguments(run: Run, num_pairs: int, folder: Path, **changes: Any) -> SaclTrainingArguments:
+    """The training arguments of a run; of few pairs even a batch that is not full is taken."""
+    return SaclTrainingArguments(
+        # Nothing is saved, but no two trainings share a folder.
+        output_dir=str(folder / "trainer" / str(os.getpid())),
         objective=run.objective,
         max_steps=run.steps,
         per_device_train_batch_size=run.batch_size,
-        dataloader_drop_last=True,
+        dataloader_drop_last=num_pairs >= run.batch_size,
         seed=run.seed,
         use_cpu=True,
         logging_steps=max(1, run.steps // 10),
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        **{"momentum": None, "learning_rate": 1e-3, **run.settings},
+        **{"momentum": None, "learning_rate": 1e-3, **run.settings, **changes},
     )
-    trainer = BenchmarkTrainer(
-        model=model, args=arguments, train_dataset=pairs, data_collator=FeatureCollator(features)
-    )
-    if run.adversarial:
-        subgroups = load_emoji("train")["subgroup"]
-        trainer.sampler = SubgroupSampler([subgroups[row] for row in pairs["row"]], run.seed)
+
+
+def fit(trainer: SaclTrainer) -> dict[str, Any]:
+    """Trains, and says how many processor seconds it took and what was logged last."""
+    # Of the results only the records are wanted, not a line for each tenth of every training.
+    trainer.remove_callback(PrinterCallback)
     started = time.process_time()
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "itc_loss" in entry]
-    return model.eval(), {"processor_seconds": time.process_time() - started, "logs": logs[-1] if logs else {}}
+    trainer.model.eval()
+    return {"processor_seconds": time.process_time() - started, "logs": logs[-1] if logs else {}}
 
 
 def training_pairs(run: Run, features: Mapping[str, torch.Tensor], folder: Path) -> Dataset:
@@ -184,10 +237,10 @@ def guide_features(kind: str | None, features: Mapping[str, torch.Tensor], folde
     raise ValueError(f"A guide is 'text', 'image', 'image_text' or none, got {kind!r}.")
 
 
-def trained_guide(folder: Path) -> Heads:
-    """The paper's guide: heads that InfoNCE has trained on clean pairs, here those of one vendor."""
+def trained_guide(folder: Path, examples: int = Run.examples) -> Heads:
+    """The paper's guide: heads that InfoNCE has trained on clean pairs, here those of one vendor. Kept in `folder`."""
     kept = folder / "guide"
     if not (kept / "config.json").exists():
-        model, _ = train(Run("infonce", vendor="noto", seed=1_000), folder)
+        model, _ = train(Run("infonce", vendor="noto", seed=1_000, examples=examples), folder)
         model.save_pretrained(kept)
     return Heads.from_pretrained(kept).eval()

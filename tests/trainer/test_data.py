@@ -10,6 +10,7 @@ import sys
 from functools import lru_cache, partial
 from types import SimpleNamespace
 
+import fsspec
 import numpy as np
 import PIL.Image
 import pytest
@@ -429,10 +430,10 @@ class TestDecodeImage:
         ]
         assert all(result.mode == "RGB" and result.tobytes() == results[0].tobytes() for result in results)
 
-    def test_urls(self, tmp_path):
-        (tmp_path / "picture.png").write_bytes(encoded(picture()))
-        url = f"file://{tmp_path / 'picture.png'}"
-        assert decode_image({"bytes": None, "path": url}).tobytes() == picture().tobytes()
+    def test_urls(self):
+        with fsspec.open("memory://picture.png", "wb") as file:
+            file.write(encoded(picture()))
+        assert decode_image({"bytes": None, "path": "memory://picture.png"}).tobytes() == picture().tobytes()
 
     @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
     def test_transparency_becomes_white(self, mode):

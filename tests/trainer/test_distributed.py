@@ -127,6 +127,13 @@ def train_sharded(folder):
 
 
 LAYERS = ["BertLayer", "SaclVisionLayer", "SaclFusionLayer"]
+TERMS = {
+    "alignment_uniformity_weight": 0.5,
+    "unimodal_self_supervision_weight": 0.7,
+    "off_diagonal_weight": 3.0,
+    "off_diagonal_temperature": 0.1,
+    "mixup_weight": 2.0,
+}
 STEPS = {
     f"{objective}{', queue' if queue_size else ''}{''.join(f', {name}' for name in options)}": dict(
         objective=objective, queue_size=queue_size, **options
@@ -144,6 +151,8 @@ STEPS = {
         ("negclip", 40, {"local_loss": False}),
         ("one_to_k", 40, {"contrastive_chunk_size": 3}),
         ("one_to_k", 40, {"loss_block_size": 7}),
+        ("infonce", 40, TERMS),
+        ("infonce", 40, {**TERMS, "local_loss": False, "contrastive_chunk_size": 3}),
     ]
 }
 
@@ -163,6 +172,15 @@ def step_of(folder, batch_size, **options):
         "caption_ids": torch.randint(40, (32,), generator=generator),
         "negative_caption_ids": torch.randint(80, (32,), generator=generator),
     }
+    inputs["view_pixel_values"] = inputs["pixel_values"].flip(-1)
+    inputs["view_input_ids"] = inputs["input_ids"].flip(-1)
+    # Partners are of the same eight, so of the same process.
+    partner = torch.arange(32).view(4, 8).flip(1).flatten()
+    mixture = {
+        "mixed_pixel_values": 0.3 * inputs["pixel_values"] + 0.7 * inputs["pixel_values"][partner],
+        "mixup_partner": partner % batch_size,
+        "mixup_share": torch.full((32,), 0.3, dtype=torch.float64),
+    }
     bias = {"logit_bias_init_value": -2.0} if options["objective"] == "siglip" else {}
     model = SaclModel.from_pretrained(os.path.join(folder, "model"), dtype=torch.float64, **bias)
     trainer = SaclTrainer(
@@ -177,13 +195,20 @@ def step_of(folder, batch_size, **options):
         data_collator=lambda rows: rows,
     )
     # A teacher that differs from the model, and a queue with some of the batch's own pairs.
-    for parameter in trainer.teacher.model.parameters():
-        parameter += 0.05 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    for kept in (trainer.teacher, trainer.reference):
+        for parameter in kept.model.parameters() if kept is not None else ():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
     if trainer.queue is not None:
         embeds = nn.functional.normalize(torch.randn(2, 37, 20, generator=generator, dtype=torch.float64), dim=-1)
         trainer.queue.enqueue(*embeds, torch.arange(20, 57))
     trainer.current_gradient_accumulation_steps = 1
-    mine = {name: tensor[rank * batch_size : (rank + 1) * batch_size] for name, tensor in inputs.items()}
+    mine, mixed = (
+        {name: tensor[rank * batch_size : (rank + 1) * batch_size] for name, tensor in given.items()}
+        for given in (inputs, mixture)
+    )
+    for term in trainer.terms:
+        if term.name == "mixup":
+            term.prepare = lambda inputs: {**inputs, **mixed}  # what is drawn depends on the process
     loss = trainer.training_step(trainer.model, mine)
     results = {"loss": loss, **{name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}}
     for tensor in results.values() if world_size() > 1 else ():

@@ -34,20 +34,17 @@ def a_batch(strength: float = 2.0, guided: bool = True, queued: bool = False) ->
 
 
 def graded_reference(batch: ContrastiveBatch, temperature: float, target_temperature: float) -> float:
-    """The second contrast alone, one anchor, one candidate at a time."""
+    """The second contrast alone, one anchor, one negative at a time."""
     total = 0.0
     for direction in (0, 1):
         cosines = batch.student.logits()[direction]
         similarity = (batch.student if batch.guide is None else batch.guide).logits()[direction]
         for anchor in range(len(cosines)):
-            places = range(cosines.shape[1])
-            own = [bool(batch.positive_mask[anchor, place]) for place in places]
-            alike = [1.0 if own[place] else float(similarity[anchor, place]) for place in places]
-            targets = [math.exp(value / target_temperature) for value in alike]
-            normalizer = sum(math.exp(float(cosines[anchor, place]) / temperature) for place in places)
-            for place in places:
-                log_probability = float(cosines[anchor, place]) / temperature - math.log(normalizer)
-                total -= targets[place] / sum(targets) * log_probability / len(cosines)
+            negatives = [place for place in range(cosines.shape[1]) if not batch.positive_mask[anchor, place]]
+            targets = [math.exp(float(similarity[anchor, place]) / target_temperature) for place in negatives]
+            scores = [math.exp(float(cosines[anchor, place]) / temperature) for place in negatives]
+            for target, score in zip(targets, scores, strict=True):
+                total -= target / sum(targets) * math.log(score / sum(scores)) / len(cosines)
     return total / 2
 
 
@@ -66,14 +63,22 @@ class TestGraded:
         loss = GradedObjective(weight=0.0)(a_batch(strength=0.0)).losses["itc_loss"]
         torch.testing.assert_close(loss, InfoNCEObjective()(a_batch()).losses["itc_loss"])
 
-    def test_is_least_where_cosines_are_the_graded_similarity(self):
-        student = features(0)
-        shared = PairFeatures(student.image_embeds, student.image_embeds, torch.arange(len(PAIR_IDS)))
-        comparison = Comparison(shared, (shared,))
-        batch = ContrastiveBatch(comparison, torch.tensor(9.0, dtype=torch.float64), guide=comparison, guide_share=1.0)
-        targets = GradedObjective(graded_temperature=0.1, target_temperature=0.1).get_graded_targets(batch)[0]
-        found = (comparison.logits()[0] / 0.1).softmax(dim=-1)
-        torch.testing.assert_close(targets, found)
+    def test_a_positive_has_no_part_in_the_second_contrast(self):
+        batch = a_batch(strength=0.0)
+        for targets in GradedObjective().get_graded_targets(batch):
+            assert (targets[batch.positive_mask] == 0).all()
+            torch.testing.assert_close(targets.sum(dim=-1), torch.ones(len(PAIR_IDS), dtype=torch.float64))
+
+    def test_without_negatives_it_adds_nothing(self):
+        alone = features(0, torch.tensor([4, 4]))
+        batch = ContrastiveBatch(Comparison(alone, (alone,)), torch.tensor(9.0), regulation_strength=2.0)
+        loss = GradedObjective(weight=5.0)(batch).losses["itc_loss"]
+        torch.testing.assert_close(loss, SaclObjective()(batch).losses["itc_loss"])
+
+    def test_nan_is_seen(self):
+        batch = a_batch()
+        batch.guide.anchors.image_embeds[2, 1] = torch.nan
+        assert GradedObjective()(batch).losses["itc_loss"].isnan()
 
     def test_targets_have_no_gradient_and_the_temperature_none_from_the_second_contrast(self):
         batch = a_batch(guided=False)

@@ -388,10 +388,11 @@ class TestSelfDescription:
 
     @pytest.mark.parametrize("name", OF_THIS_FILE)
     def test_settings_come_from_the_arguments_and_can_be_written_down(self, name):
-        objective = OBJECTIVES[name].from_arguments(SimpleNamespace(filter_threshold=0.25))
+        objective = OBJECTIVES[name].from_arguments(SimpleNamespace(filter_threshold=0.25, regulation_quantile=None))
         assert isinstance(objective, OBJECTIVES[name])
         settings = json.loads(json.dumps(objective.get_config_dict()))
-        assert settings == ({"filter_threshold": 0.25} if "sacl" in name else {})
+        expected = {"filter_threshold": 0.25, "regulation_quantile": None}
+        assert settings == (expected if "sacl" in name else {})
 
     def test_an_objective_of_ones_own_overrides_a_seam(self):
         class Sharpened(ContrastiveObjective):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module, metadata
 from typing import Any
 
+from ..text import printable, without_secrets
 from .errors import FAILED, INTERRUPTED, SUCCEEDED, WRONG_USAGE, UsageError, did_you_mean, explain
 
 
@@ -121,7 +122,7 @@ def _run(command: str | None, words: Sequence[str]) -> int:
 
 def _fail(name: str, error: Exception, words: Sequence[str], code: int) -> int:
     if "--debug" in words:
-        traceback.print_exception(error)
+        sys.stderr.write(printable(without_secrets("".join(traceback.format_exception(error)))))
     from .output import Output
 
     Output(as_json="--json" in words).failure(name, explain(error))

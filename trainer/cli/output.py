@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..text import escaped_json, printable, without_secrets
+
 
 class Output:
     """
@@ -37,7 +39,7 @@ class Output:
     def say(self, text: str) -> None:
         """A remark on what happens."""
         if self.speaks and not self.quiet:
-            sys.stderr.write(f"{text}\n")
+            sys.stderr.write(f"{printable(without_secrets(text))}\n")
             sys.stderr.flush()
 
     def result(self, text: str, document: Any) -> None:
@@ -47,7 +49,7 @@ class Output:
         if self.as_json:
             self.stdout.write(_json(document) + "\n")
         elif text:
-            self.stdout.write(text.rstrip("\n") + "\n")
+            self.stdout.write(printable(text.rstrip("\n")) + "\n")
         self.stdout.flush()
 
     @staticmethod
@@ -59,9 +61,10 @@ class Output:
         """Why the command did not do what it was called for."""
         if not self.speaks:
             return
-        sys.stderr.write(f"{command}: error: {message}\n")
+        message = without_secrets(message)
+        sys.stderr.write(f"{command}: error: {printable(message)}\n")
         if self.as_json:
-            self.stdout.write(json.dumps({"error": message}, ensure_ascii=False) + "\n")
+            self.stdout.write(escaped_json(json.dumps({"error": message}, ensure_ascii=False)) + "\n")
             self.stdout.flush()
 
     @contextlib.contextmanager
@@ -100,7 +103,7 @@ def _libraries(quiet: bool, show_progress: bool) -> Iterator[None]:
 
 
 def _json(document: Any) -> str:
-    return json.dumps(_plain(document), indent=2, allow_nan=False, ensure_ascii=False)
+    return escaped_json(json.dumps(_plain(document), indent=2, allow_nan=False, ensure_ascii=False))
 
 
 def _plain(value: Any) -> Any:

@@ -225,6 +225,7 @@ def _build(start: StartArguments) -> tuple[Any, Any]:
 
 def _join_towers(start: StartArguments) -> tuple[Any, Any]:
     from transformers import (
+        AutoConfig,
         AutoImageProcessor,
         AutoTokenizer,
         BlipImageProcessor,
@@ -238,9 +239,10 @@ def _join_towers(start: StartArguments) -> tuple[Any, Any]:
     if start.architecture == "dual_encoder":
         if start.image_size is not None:
             raise UsageError("--image_size is for SACL: another architecture takes images as its image tower does.")
-        model = VisionTextDualEncoderModel.from_vision_text_pretrained(
-            vision, text, vision_trust_remote_code=False, text_trust_remote_code=False
-        )
+        # Their configurations are read first, since the method would ask on the terminal whether to run code.
+        for tower in (vision, text):
+            AutoConfig.from_pretrained(tower, trust_remote_code=False)
+        model = VisionTextDualEncoderModel.from_vision_text_pretrained(vision, text)
         processor: Any = VisionTextDualEncoderProcessor(
             AutoImageProcessor.from_pretrained(vision, trust_remote_code=False),
             AutoTokenizer.from_pretrained(text, trust_remote_code=False),
@@ -254,6 +256,8 @@ def _join_towers(start: StartArguments) -> tuple[Any, Any]:
 
 def _collator(source: TrainPairArguments, args: Any, model: Any, processor: Any) -> Any:
     """None, for that of the trainer, unless something about it was asked for."""
+    from dataclasses import replace
+
     from ..data import PairCollator
 
     augmentation = {"min_scale": source.min_crop, "fill": source.fill}
@@ -263,10 +267,10 @@ def _collator(source: TrainPairArguments, args: Any, model: Any, processor: Any)
     masks = hasattr(model, "mlm_head") and args.mlm_weight > 0
     plain = PairCollator(processor, mlm_probability=args.mlm_probability if masks else 0.0).for_model(model)
     if source.max_length is not None:
-        from dataclasses import replace
-
         plain = replace(plain, max_length=source.max_length)
-    return plain.for_training(**augmentation) if source.augment else plain
+    if not source.augment:
+        return plain
+    return replace(plain.for_training(**augmentation), second_views=args.unimodal_self_supervision_weight > 0)
 
 
 def _adapters(lora: LoraArguments) -> Any:

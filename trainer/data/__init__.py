@@ -5,17 +5,29 @@ from .classification import ImagesAndTextClassificationCollator, ImageTextClassi
 from .collator import PairCollator
 from .hard_negatives import swap_words
 from .karpathy import load_karpathy
+from .mixing import mix_pairs
 from .pairs import clean_captions, content_pair_id, load_pairs, pair_ids_tensor, undecoded, with_pair_ids
 from .question_answering import QuestionAnsweringCollator, frequent_answers, load_vqa, weigh_answers
-from .seeding import SeededPairs, SeededStream
-from .transforms import ImageDecodingError, PairRandAugment, decode_image, pair_augmentation, to_rgb
+from .remote import ImageFetchError, fetch_image
+from .seeding import SeededPairs
+from .streams import SeededStream
+from .transforms import (
+    ImageDecodingError,
+    PairAugmentation,
+    PairRandAugment,
+    decode_image,
+    pair_augmentation,
+    to_rgb,
+)
 from .usable import SkippedPair, UsablePairs, UsableStream
 
 
 __all__ = [
     "ImageDecodingError",
+    "ImageFetchError",
     "ImageTextClassificationCollator",
     "ImagesAndTextClassificationCollator",
+    "PairAugmentation",
     "PairCollator",
     "PairRandAugment",
     "QuestionAnsweringCollator",
@@ -27,10 +39,12 @@ __all__ = [
     "clean_captions",
     "content_pair_id",
     "decode_image",
+    "fetch_image",
     "frequent_answers",
     "load_karpathy",
     "load_pairs",
     "load_vqa",
+    "mix_pairs",
     "pair_augmentation",
     "pair_ids_tensor",
     "swap_words",

@@ -15,9 +15,12 @@ from transformers.utils import logging
 
 from ..embedding import text_options
 from .pairs import NO_CAPTION, NO_IMAGE, clean_captions, content_pair_id, hash_63_bits, pair_ids_tensor
+from .pixels import PixelSteps
+from .remote import fetched
 from .seeding import ROW_SEED, seeded
 from .transforms import ImageDecodingError, decode_image, pair_augmentation, to_rgb
 from .usable import SKIPPED_PAIRS, ReadRow, UnusablePair, skipped_in
+from .views import second_text
 
 
 logger = logging.get_logger(__name__)
@@ -153,6 +156,10 @@ class ImageTextCollator:
                 "such as `ViTImageProcessor(size=..., image_mean=..., image_std=...)`, or no transform."
             )
         self._image_size = None if self.image_transform is None else self.image_size()
+        # What the processor declares for its image processor (SigLIP 2: the number of patches) only it can pass.
+        declared = getattr(self.processor, "images_kwargs", None)
+        is_standard = not declared and PixelSteps.are_those_of(self.processor.image_processor)
+        self._steps = PixelSteps(self.processor.image_processor) if is_standard else None
 
     def for_training(self, **augmentation: Any) -> Self:
         """
@@ -247,7 +254,7 @@ class ImageTextCollator:
         """What `_read` makes of the rows, a list for each part, without those that it finds unusable."""
         found: list[tuple[Any, ...]] = []
         reasons: Counter[str] = Counter()
-        for row in rows:
+        for row in fetched(rows):
             try:
                 found.append(self.read(row).parts)
             except UnusablePair as problem:
@@ -262,10 +269,14 @@ class ImageTextCollator:
         if image is None or (isinstance(image, Mapping) and image.get("bytes") is None and image.get("path") is None):
             raise UnusablePair(NO_IMAGE)
         try:
-            decoded = decode_image(image, self.max_pixels)
+            decoded = decode_image(
+                image, max_pixels=self.max_pixels, enough=getattr(self.image_transform, "enough", None)
+            )
         except ImageDecodingError as error:
             raise UnusablePair(error.reason, str(error)) from error
-        return decoded if self.image_transform is None else self._transformed(decoded)
+        if self.image_transform is not None:
+            return self._transformed(decoded)
+        return decoded if self._steps is None else self._steps.resize(decoded)
 
     # Images
 
@@ -295,6 +306,9 @@ class ImageTextCollator:
         return result
 
     def _pixels(self, images: list[Any]) -> dict[str, torch.Tensor]:
+        is_resized = self.image_transform is None or self._image_size is not None
+        if self._steps is not None and is_resized and len({image.shape for image in images}) == 1:
+            return {"pixel_values": self._steps.normalize(images)}
         if self.image_transform is None or self._image_size is None:
             return self._process(images)
         # The transform has cropped and resized; the image processor only rescales and normalises, a batch at a time.
@@ -328,9 +342,12 @@ class ImageTextCollator:
             return_token_type_ids=False,
             return_attention_mask=True,
             return_special_tokens_mask=True,
-            return_tensors="pt",
         )
-        return {name: tokens[name] for name in ("input_ids", "attention_mask", "special_tokens_mask")}
+        # Which the tokenizer would do, too, after it has looked at every number by itself.
+        return {
+            name: torch.tensor(tokens[name], dtype=torch.int64)
+            for name in ("input_ids", "attention_mask", "special_tokens_mask")
+        }
 
     def _text_inputs(self, tokens: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What of the tokens goes into the model: a mask only if the tokenizer names it."""
@@ -363,6 +380,12 @@ class PairCollator(ImageTextCollator):
     - `mlm_input_ids`: int64, `[batch, length]`: a copy of `input_ids` with some tokens replaced;
     - `mlm_positions`: int64, `[batch, masked]`: the positions to predict, in order, padded with 0;
     - `mlm_labels`: int64, `[batch, masked]`: the original tokens there, -100 at the padding.
+
+    and with `second_views`
+
+    - `view_pixel_values` (and what the image processor returns with them), `view_input_ids` and `view_attention_mask`:
+      a second view of each image, which is the augmentation drawn again, and of each text, which is another caption of
+      the pair, or the same with words left out or swapped; of the shapes of the first.
 
     Giving positions rather than labels of full length lets the language-modelling head run on these positions alone,
     without a device synchronisation. Special tokens, unknown ones among them, and padding are never predicted; if a
@@ -409,6 +432,9 @@ class PairCollator(ImageTextCollator):
         negative_caption (callable, *optional*):
             Makes of a caption one that does not fit to its image, or `None`: [`swap_words`], for
             `objective="negclip"`. It draws from torch's global generator.
+        second_views (`bool`, *optional*, defaults to `False`):
+            Whether to make second views, which `unimodal_self_supervision_weight` of [`SaclTrainingArguments`] needs.
+            The first ones stay as they are. It needs an `image_transform` with chance, and reads images twice.
 
     Raises:
         ValueError: At construction, if an argument is out of its range or the processor lacks what is needed; when
@@ -435,12 +461,18 @@ class PairCollator(ImageTextCollator):
     deterministic_masking: bool = False
     captions_per_image: int = 1
     negative_caption: Callable[[str], str | None] | None = None
+    second_views: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.captions_per_image, int) or self.captions_per_image < 1:
             raise ValueError(f"`captions_per_image` has to be a positive integer, got {self.captions_per_image!r}.")
         tokenizer = self.processor.tokenizer
+        if self.second_views and self.image_transform is None:
+            raise ValueError(
+                "`second_views` of images are made by an `image_transform` that draws anew each time: pass "
+                "`image_transform=pair_augmentation(...)`, or `replace(collator.for_training(), second_views=True)`."
+            )
         if not 0 <= self.mlm_probability <= 1:
             raise ValueError(f"`mlm_probability` is a share, from 0 to 1, got {self.mlm_probability!r}.")
         if self.caption_sampling not in ("random", "first"):
@@ -464,7 +496,8 @@ class PairCollator(ImageTextCollator):
         Returns:
             [`PairCollator`]: A copy with counts of its own.
         """
-        return replace(super().for_evaluation(), caption_sampling="first", deterministic_masking=True)
+        without_chance = {"caption_sampling": "first", "deterministic_masking": True}
+        return replace(self, image_transform=None, second_views=False, **without_chance)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """
@@ -475,10 +508,12 @@ class PairCollator(ImageTextCollator):
         Returns:
             `dict[str, torch.Tensor]`: The batch described above, of at most `len(rows)` pairs.
         """
-        images, texts, pair_ids, features, seeds = self._read_usable(rows)
+        images, texts, pair_ids, features, seeds, views = self._read_usable(rows)
         tokens, extra_texts = self._tokens_of_pairs(texts)
         batch = {} if TOWER_COLUMNS["vision"] in features[0] else self._pixels(images)
         batch.update(self._text_inputs(tokens), **extra_texts)
+        if self.second_views and TOWER_COLUMNS["vision"] not in features[0]:
+            batch.update({f"view_{name}": tensor for name, tensor in self._pixels(views).items()})
         batch["pair_ids"] = torch.cat(pair_ids)
         batch.update({name: _stacked(name, features) for name in features[0]})
         if self.mlm_probability:
@@ -491,7 +526,10 @@ class PairCollator(ImageTextCollator):
     # Reading rows
 
     def _read(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Image (`None` where a locked tower has read it already), texts, pair id, features, seed."""
+        """
+        Image (`None` where a locked tower has read it already), texts, pair id, features, seed, and the second view of
+        the image if there is one.
+        """
         check_columns(
             row,
             ("image", TOWER_COLUMNS["vision"]),
@@ -503,7 +541,12 @@ class PairCollator(ImageTextCollator):
         image = None if TOWER_COLUMNS["vision"] in row else self._read_image(row["image"])
         identifier = content_pair_id(row) if row.get("pair_id") is None else row["pair_id"]
         features = {name: self._read_features(row, name) for name in _FEATURE_COLUMNS if name in row}
-        return image, texts, pair_ids_tensor([identifier]), features, row.get(ROW_SEED)
+        view = None
+        if self.second_views:
+            # Drawn last, so that the first views are what they are without.
+            view = None if image is None else self._read_image(row["image"])
+            texts = [*texts, second_text(captions, texts[0])]
+        return image, texts, pair_ids_tensor([identifier]), features, row.get(ROW_SEED), view
 
     @staticmethod
     def _read_captions(row: Mapping[str, Any]) -> list[str]:
@@ -527,8 +570,9 @@ class PairCollator(ImageTextCollator):
         with seeded(_caption_id(texts[0]) if self.deterministic_masking else None):
             negative = self.negative_caption(texts[0])
         # A caption is no negative, whichever of them was drawn.
-        usable = negative is not None and _caption_id(negative) not in map(_caption_id, captions)
-        return [*texts, negative if usable else texts[0]]
+        if negative is None or _caption_id(negative) in map(_caption_id, captions):
+            negative = texts[0]
+        return [*texts, negative]
 
     def _tokens_of_pairs(self, texts: list[list[str]]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Tokens of each row's first text; and what the batch has of the others, padded to the same length."""
@@ -537,9 +581,12 @@ class PairCollator(ImageTextCollator):
         inputs, extra_texts = self._text_inputs(tokens), {}
         if self.captions_per_image > 1:
             extra_texts = {f"further_{name}": ids[:, 1 : self.captions_per_image] for name, ids in inputs.items()}
+        if self.second_views:
+            extra_texts |= {f"view_{name}": tensor[:, -1] for name, tensor in inputs.items()}
         if self.negative_caption is not None:
-            extra_texts |= {f"negative_{name}": tensor[:, -1] for name, tensor in inputs.items()}
-            for name, index in (("caption_ids", 0), ("negative_caption_ids", -1)):
+            last = -2 if self.second_views else -1
+            extra_texts |= {f"negative_{name}": tensor[:, last] for name, tensor in inputs.items()}
+            for name, index in (("caption_ids", 0), ("negative_caption_ids", last)):
                 extra_texts[name] = torch.tensor([_caption_id(row[index]) for row in texts])
         return {name: tensor[:, 0] for name, tensor in tokens.items()}, extra_texts
 

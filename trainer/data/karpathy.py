@@ -15,6 +15,8 @@ from .pairs import clean_captions
 # Of COCO, images of the validation set that nobody validates with: everyone trains with them.
 _ALSO_TRAIN = "restval"
 
+KARPATHY_SPLITS = ("train", "val", "test")
+
 
 def load_karpathy(
     annotations: str | os.PathLike,
@@ -66,6 +68,12 @@ def load_karpathy(
     rows = [_read_row(entry, Path(image_dir), max_captions) for entry in entries if entry.get("split") in wanted]
     features = Features({"image": Image(), "captions": List(Value("string")), "pair_id": Value("int64")})
     return Dataset.from_list(rows, features=features)
+
+
+def karpathy_splits(annotations: str | os.PathLike) -> set[str]:
+    """The splits that a file in Karpathy's format has."""
+    splits = {entry.get("split") for entry in _read_entries(Path(annotations))}
+    return {"train" if split == _ALSO_TRAIN else split for split in splits if isinstance(split, str)}
 
 
 def _read_entries(annotations: Path) -> list[dict[str, Any]]:

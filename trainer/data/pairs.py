@@ -3,12 +3,12 @@
 
 import hashlib
 import os
+import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import PIL.Image
@@ -27,17 +27,15 @@ from datasets import (
     List,
     Value,
     concatenate_datasets,
-    load_dataset,
-    load_from_disk,
 )
 from transformers.utils import logging
 
-from ..paths import check_links, check_saved_dataset
+from .locating import ImageLocator
+from .sources import PairDataset, Source, open_source, select_split
 
 
 logger = logging.get_logger(__name__)
 
-PairDataset: TypeAlias = Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 AnyDataset = TypeVar("AnyDataset", Dataset, DatasetDict, IterableDataset, IterableDatasetDict)
 
 # The names under which data sets keep their captions, the likeliest first. Only the first that exists is taken.
@@ -47,13 +45,8 @@ NO_IMAGE = "no image"
 NO_CAPTION = "no caption"
 NO_PAIR_ID = "no pair id"
 
-_BUILDERS = {
-    ".parquet": "parquet",
-    ".json": "json",
-    ".jsonl": "json",
-    ".csv": "csv",
-    ".arrow": "arrow",
-}
+# How columns of texts that lead to images are called elsewhere.
+_IMAGE_COLUMNS = ("url", "image_url", "image_path", "file_name", "filepath", "filename", "path", "jpg", "png", "webp")
 
 
 # Identity of a pair ----------------------------------------------------------------------------------------------
@@ -169,6 +162,10 @@ def _is_text(feature: Any) -> bool:
 
 def _is_texts(feature: Any) -> bool:
     return isinstance(feature, (List, LargeList)) and _is_text(feature.feature)
+
+
+def _is_caption(feature: Any) -> bool:
+    return _is_text(feature) or _is_texts(feature)
 
 
 def _is_image(feature: Any) -> bool:
@@ -288,76 +285,66 @@ def with_pair_ids(dataset: AnyDataset) -> AnyDataset:
     return dataset.cast(Features({**features, "pair_id": Value("int64")})) if known else dataset
 
 
-# Loading ---------------------------------------------------------------------------------------------------------
+# Columns ---------------------------------------------------------------------------------------------------------
 
 
-def _open(
-    source: str | os.PathLike, split: str | None, streaming: bool, follow_links: bool, **load_arguments: Any
-) -> PairDataset:
-    """Finds out what a string stands for and opens it with `datasets`."""
-    path = os.fspath(source)
-    remote = "://" in path
-    if not remote:
-        path = os.path.expanduser(path)
-    builder = _BUILDERS.get(Path(path).suffix.lower())
-    if builder is not None and (remote or os.path.isfile(path)):
-        if load_arguments.pop("name", None) or load_arguments.pop("data_files", None):
-            raise ValueError(f"`name` and `data_files` belong to data sets of several files; {path!r} is a file.")
-        load_arguments.pop("revision", None)
-        return load_dataset(builder, data_files=path, split=split or "train", streaming=streaming, **load_arguments)
-    if not remote and os.path.isfile(path):
-        raise ValueError(
-            f"Cannot read pairs from the file {path!r}: expected one of {', '.join(_BUILDERS)}. Other formats can be "
-            "opened with `datasets` and passed as a data set."
-        )
-    if not remote and os.path.isdir(path) and not follow_links:
-        check_links(path)
-    if os.path.isfile(os.path.join(path, "state.json")) or os.path.isfile(os.path.join(path, "dataset_dict.json")):
-        if streaming or any(value is not None for value in load_arguments.values()):
-            raise ValueError(f"{path!r} was written by `save_to_disk`; it takes no argument but `split`.")
-        check_saved_dataset(path)
-        return _select_split(load_from_disk(path), split)
-    looks_local = os.path.isabs(path) or path.startswith(".") or path.count("/") > 1 or builder is not None
-    if not remote and looks_local and not os.path.isdir(path) and not path.startswith("buckets/"):
-        raise FileNotFoundError(
-            f"There is no file or folder {path!r}. Give a folder, a file ({', '.join(_BUILDERS)}), the id of a data "
-            "set on the Hub, or a data set that is open already."
-        )
-    return load_dataset(path, split=split, streaming=streaming, **load_arguments)
+def _is_by_language(feature: Any) -> bool:
+    """Whether the column holds captions by their language: `{"en": "a bus", "de": ["ein Bus", "der Bus"]}`."""
+    return (
+        isinstance(feature, Mapping) and bool(feature) and all(_is_text(f) or _is_texts(f) for f in feature.values())
+    )
 
 
-def _select_split(dataset: PairDataset, split: str | None) -> PairDataset:
-    if split is None:
-        return dataset
-    if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
-        if split not in dataset:
-            raise ValueError(f"There is no split {split!r}; the data set has {', '.join(map(repr, dataset))}.")
-        return dataset[split]
-    raise ValueError(f"`split={split!r}` was given, but the data set is a single split already.")
-
-
-def _find_caption_columns(features: Features, caption_columns: str | Sequence[str] | None) -> list[str]:
-    listing = ", ".join(f"`{name}`" for name in features)
+def _find_caption_columns(
+    features: Features, caption_columns: str | Sequence[str] | None, languages: Sequence[str]
+) -> list[str]:
     if caption_columns is None:
-        for name in CAPTION_COLUMNS:
-            if _is_text(features.get(name)) or _is_texts(features.get(name)):
-                return [name]
-        raise ValueError(
-            f"Found no column with captions among {listing}. Name it with `caption_columns=...`; a column of strings "
-            "or of lists of strings will do, and several can be given."
-        )
-    names = [caption_columns] if isinstance(caption_columns, str) else list(dict.fromkeys(caption_columns))
+        names = [_likeliest_caption_column(features, by_language=bool(languages))]
+    else:
+        names = [caption_columns] if isinstance(caption_columns, str) else list(dict.fromkeys(caption_columns))
     if not names:
         raise ValueError("`caption_columns` is empty; name one column or more, or leave it out.")
     for name in names:
-        if name not in features:
-            raise ValueError(f"`caption_columns` names {name!r}, which is not among the columns {listing}.")
-        if not _is_text(features[name]) and not _is_texts(features[name]):
-            raise ValueError(
-                f"The caption column `{name}` has to hold strings or lists of strings, got {features[name]}. Turn it "
-                "into strings with `dataset.map` first."
-            )
+        _check_caption_column(features, name, bool(languages))
+    known = [code for name in names if _is_by_language(features[name]) for code in features[name]]
+    for language in languages:
+        if language not in known:
+            listing = ", ".join(map(repr, known)) or "not told apart"
+            raise ValueError(f"There are no captions in {language!r}: the languages are {listing}.")
     return names
+
+
+def _likeliest_caption_column(features: Features, by_language: bool) -> str:
+    fits = _is_by_language if by_language else _is_caption
+    for name in CAPTION_COLUMNS:
+        if fits(features.get(name)):
+            return name
+    listing = ", ".join(f"`{name}`" for name in features)
+    if by_language:
+        raise ValueError(
+            f"`language` chooses in a column that holds captions by their language; there is none among {listing}."
+        )
+    raise ValueError(
+        f"Found no column with captions among {listing}. Name it with `caption_columns=...`; a column of strings "
+        "or of lists of strings will do, and several can be given."
+    )
+
+
+def _check_caption_column(features: Features, name: str, has_language: bool) -> None:
+    if name not in features:
+        listing = ", ".join(f"`{name}`" for name in features)
+        raise ValueError(f"`caption_columns` names {name!r}, which is not among the columns {listing}.")
+    by_language = _is_by_language(features[name])
+    if by_language and not has_language:
+        raise ValueError(
+            f"The caption column `{name}` holds captions in several languages ({', '.join(features[name])}): choose "
+            "with `language=...`."
+        )
+    if not by_language and not _is_caption(features[name]):
+        raise ValueError(
+            f"The caption column `{name}` has to hold strings or lists of strings, got {features[name]}. Turn it "
+            "into strings with `dataset.map` first."
+        )
 
 
 class _Layout:
@@ -370,10 +357,14 @@ class _Layout:
         caption_columns: str | Sequence[str] | None,
         pair_id_column: str | None,
         keep_columns: Sequence[str],
+        languages: Sequence[str] = (),
+        prompt: str | None = None,
+        locate: ImageLocator | None = None,
     ):
         listing = ", ".join(f"`{name}`" for name in features)
         if image_column not in features:
             pictures = [name for name, feature in features.items() if isinstance(feature, Image)]
+            pictures += [name for name in _IMAGE_COLUMNS if name in features]
             hint = f" `{pictures[0]}` holds images: pass `image_column={pictures[0]!r}`." if pictures else ""
             raise ValueError(
                 f"There is no image column {image_column!r} among {listing}; name it with `image_column=...`.{hint}"
@@ -395,7 +386,10 @@ class _Layout:
                 f"{features[pair_id_column]}."
             )
         self.image = image_column
-        self.captions = _find_caption_columns(features, caption_columns)
+        self.captions = _find_caption_columns(features, caption_columns, languages)
+        self.languages = tuple(languages)
+        self.prompt = prompt
+        self.locate = locate
         if image_column in self.captions:
             raise ValueError(f"The column {image_column!r} cannot be the image and the caption as well.")
         self.pair_id = pair_id_column
@@ -424,6 +418,19 @@ class _Layout:
         self.pair_id_feature = Value("int64") if self.pair_id is None else features[self.pair_id]
         self.keep_features = {name: features[name] for name in self.keep}
 
+    def read_captions(self, values: Iterable[Any]) -> list[str]:
+        """The captions of a row, from the values of its caption columns."""
+        chosen: list[Any] = []
+        for value in values:
+            chosen.extend([value.get(code) for code in self.languages] if isinstance(value, Mapping) else [value])
+        captions = clean_captions(*chosen)
+        return captions if self.prompt is None else [self.prompt.format(caption=caption) for caption in captions]
+
+    @property
+    def makes_captions(self) -> bool:
+        """Whether captions are more than a column under another name."""
+        return len(self.captions) > 1 or bool(self.languages) or self.prompt is not None
+
     @property
     def features(self) -> Features:
         """Those of the result."""
@@ -437,8 +444,22 @@ class _Layout:
         )
 
 
-def _clean_batch(batch: dict[str, list[Any]], columns: list[str]) -> dict[str, list[list[str]]]:
-    return {"captions": [clean_captions(*values) for values in zip(*(batch[name] for name in columns), strict=True)]}
+def _read_captions(batch: dict[str, list[Any]], layout: _Layout) -> dict[str, list[Any]]:
+    rows = zip(*(batch[name] for name in layout.captions), strict=True)
+    captions: list[Any] = [layout.read_captions(values) for values in rows]
+    if layout.caption_name == "caption":
+        captions = [found[0] if found else None for found in captions]
+    return {layout.caption_name: captions}
+
+
+def _locate_batch(batch: dict[str, list[Any]], column: str, locate: ImageLocator) -> dict[str, list[Any]]:
+    return {"image": [locate(image) for image in batch[column]]}
+
+
+def _moves_images(column: pa.ChunkedArray, locate: ImageLocator) -> bool:
+    """Whether an undecoded column has a path that is written otherwise, or no path at all. Reads no image."""
+    paths = column.combine_chunks().field("path").filter(pc.is_null(pc.struct_field(column, "bytes")).combine_chunks())
+    return any(locate(path)["path"] != path for path in paths.drop_null().to_pylist())
 
 
 def _without_image(column: pa.ChunkedArray) -> np.ndarray:
@@ -454,12 +475,14 @@ def _standard_dataset(dataset: Dataset, layout: _Layout, label: str) -> Dataset:
 
     # One pass over everything but the pictures: which rows are usable, and do the captions need cleaning?
     names = list(dict.fromkeys([layout.image, *layout.captions, *([layout.pair_id] if layout.pair_id else [])]))
-    keep, needs_cleaning = [], len(layout.captions) > 1
+    keep, needs_cleaning, needs_locating = [], layout.makes_captions, False
     reasons: Counter[str] = Counter()
     for table in dataset.select_columns(names).with_format("arrow").iter(batch_size=1000):
         no_image = _without_image(table[layout.image])
         raw = [table[name].to_pylist() for name in layout.captions]
-        cleaned = [clean_captions(*values) for values in zip(*raw, strict=True)]
+        cleaned = [layout.read_captions(values) for values in zip(*raw, strict=True)]
+        if layout.locate is not None:
+            needs_locating |= _moves_images(table[layout.image], layout.locate)
         no_caption = np.array([not captions for captions in cleaned])
         no_id = np.zeros(len(table), dtype=bool)
         if layout.pair_id is not None:
@@ -483,12 +506,21 @@ def _standard_dataset(dataset: Dataset, layout: _Layout, label: str) -> Dataset:
 
     # Columns are renamed where that is enough. Only what has to be made anew is made, and pictures are never copied.
     made: dict[str, Dataset] = {}
+    if needs_locating:
+        made["image"] = dataset.select_columns([layout.image]).map(
+            partial(_locate_batch, column=layout.image, locate=cast(ImageLocator, layout.locate)),
+            batched=True,
+            batch_size=100,
+            remove_columns=[layout.image],
+            features=Features({"image": Image(decode=False)}),
+            desc="Finding images",
+        )
     if needs_cleaning:
-        made["captions"] = dataset.select_columns(layout.captions).map(
-            partial(_clean_batch, columns=layout.captions),
+        made[layout.caption_name] = dataset.select_columns(layout.captions).map(
+            partial(_read_captions, layout=layout),
             batched=True,
             remove_columns=layout.captions,
-            features=Features({"captions": layout.caption_feature}),
+            features=Features({layout.caption_name: layout.caption_feature}),
             desc="Collecting captions",
         )
     elif layout.captions[0] in layout.keep:
@@ -527,7 +559,9 @@ class _StandardRows:
         result: dict[str, list[Any]] = {name: [] for name in self.layout.features}
         for values in zip(*batch.values(), strict=True):
             row = dict(zip(batch, values, strict=True))
-            captions = clean_captions(*(row[name] for name in self.layout.captions))
+            if self.layout.locate is not None:
+                row[self.layout.image] = self.layout.locate(row[self.layout.image])
+            captions = self.layout.read_captions(row[name] for name in self.layout.captions)
             reason = self._problem(row, captions)
             if reason is None:
                 for name, value in self._standard(row, captions).items():
@@ -575,19 +609,27 @@ def _standard_stream(dataset: IterableDataset, layout: _Layout, features: Featur
     return stream.cast(layout.features)
 
 
+# Loading ---------------------------------------------------------------------------------------------------------
+
+
 def load_pairs(
-    source: str | os.PathLike | PairDataset,
+    source: str | os.PathLike | Sequence[str | os.PathLike] | PairDataset,
     *,
     split: str | None = None,
     image_column: str = "image",
     caption_columns: str | Sequence[str] | None = None,
     pair_id_column: str | None = None,
     keep_columns: Sequence[str] = (),
+    language: str | Sequence[str] | None = None,
+    prompt: str | None = None,
+    image_root: str | os.PathLike | None = None,
+    column_names: Sequence[str] | None = None,
     name: str | None = None,
     data_files: str | Sequence[str] | Mapping[str, Any] | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | os.PathLike | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     streaming: bool = False,
     follow_links: bool = False,
 ) -> PairDataset:
@@ -599,14 +641,25 @@ def load_pairs(
     says how many and why.
 
     Args:
-        source (`str`, `os.PathLike`, `Dataset`, `DatasetDict`, `IterableDataset` or `IterableDatasetDict`):
+        source (`str`, `os.PathLike`, sequence of them, or a data set):
             One of
 
             - the id of a data set on the Hub,
             - a folder that [`~datasets.load_dataset`] reads: images with a `metadata.jsonl`, `metadata.csv` or
               `metadata.parquet`, Parquet files, a data set with its card; or one written by `save_to_disk`,
-            - a file: Parquet, JSON, JSON lines, CSV or Arrow (images as bytes or as paths),
-            - a data set that is open already. An output format set on it is removed.
+            - a file: Parquet, JSON lines, CSV, TSV or Arrow, with images as bytes, as paths below the folder of the
+              file (see `image_root`), as web addresses, which are fetched when a batch is made ([`fetch_image`]), or
+              in base64; a TSV of captions and addresses alone (Conceptual Captions) needs no names of columns,
+            - tar files, or a folder of them, in the format of WebDataset and img2dataset: `0001.jpg`, `0001.txt` and
+              `0001.json` in a row are a pair. The texts and numbers of the JSON are columns,
+            - a JSON file with a list of `{"image", "caption", "image_id"}`, ALBEF's annotations, where `caption` may
+              be a list; `image_id`, or else the path of the image, says which rows belong together,
+            - the JSON file of COCO or Flickr30k in Karpathy's format (see [`load_karpathy`]),
+            - several files of one format: a list of them, a pattern (`"part-*.parquet"`), or braces
+              (`"{0000..0131}.tar"`). Each is a shard of a stream,
+            - each of these files, or a folder, on an object store that `fsspec` knows: `"s3://bucket/pairs/"`,
+            - a data set that is open already (`Dataset`, `DatasetDict`, `IterableDataset`, `IterableDatasetDict`). An
+              output format set on it is removed.
         split (`str`, *optional*):
             The split to load, also with slicing (`"train[:1%]"`) where `datasets` does the loading. Without it, all
             splits are returned; a file has just one.
@@ -624,6 +677,16 @@ def load_pairs(
             stream: a hash of the pair, see [`with_pair_ids`]).
         keep_columns (sequence of `str`, *optional*):
             Further columns to keep, under their own names.
+        language (`str` or sequence of `str`, *optional*):
+            Of a column that holds captions by their language (`{"en": "a bus", "de": "ein Bus"}`), those to take. (If
+            each language has a column, name the columns in `caption_columns`.)
+        prompt (`str`, *optional*):
+            What each caption becomes, such as `"a photo of a {caption}"`, where captions are names of things.
+        image_root (`str` or `os.PathLike`, *optional*):
+            The folder, or its URL, below which the paths of images lie; by default that of the file. A path that leads
+            elsewhere is an error.
+        column_names (sequence of `str`, *optional*):
+            The columns of a TSV or CSV without a first line of names.
         name (`str`, *optional*):
             Configuration of the data set, as in `load_dataset`.
         data_files (`str`, sequence or mapping, *optional*):
@@ -634,6 +697,8 @@ def load_pairs(
             Token for private data sets on the Hub.
         cache_dir (`str` or `os.PathLike`, *optional*):
             Where `datasets` keeps what it prepares.
+        storage_options (mapping, *optional*):
+            What `fsspec` needs to reach an object store, such as `{"endpoint_url": ...}`.
         streaming (`bool`, *optional*, defaults to `False`):
             Whether to read rows as they are needed instead of preparing the data set on disk first.
         follow_links (`bool`, *optional*, defaults to `False`):
@@ -646,10 +711,10 @@ def load_pairs(
 
     Raises:
         FileNotFoundError: `source` looks like a local path and does not exist.
-        ValueError: A column is missing, ambiguous or of the wrong type, there is no such split, not one row is
-            usable, or a folder has a link to what is outside of it. The message names the columns and the argument to
-            use. (A stream finds out about its rows only while it is read: there, unusable rows are left out with one
-            warning per reason.)
+        ValueError: A column is missing, ambiguous or of the wrong type, there is no such split, the path of an image
+            or a link leads out of its folder, or not one row is usable. The message names the columns and the
+            argument to use. (A stream finds out about its rows only while it is read: there, unusable rows are left
+            out with one warning per reason.)
 
     Example:
 
@@ -659,9 +724,11 @@ def load_pairs(
     >>> dataset = load_pairs("path/to/image_folder", split="train", caption_columns=["title", "alt_text"])
     >>> dataset[0]
     {'image': <PIL.JpegImagePlugin.JpegImageFile ...>, 'captions': ['Red bus', 'a bus in the rain'], 'pair_id': 0}
+    >>> stream = load_pairs("s3://bucket/laion/{00000..00999}.tar", streaming=True)
     ```
     """
-    is_open = isinstance(source, (Dataset, DatasetDict, IterableDataset, IterableDatasetDict))
+    languages = [language] if isinstance(language, str) else list(language or ())
+    _check_prompt(prompt)
     load_arguments = {
         "name": name,
         "data_files": data_files,
@@ -669,20 +736,36 @@ def load_pairs(
         "token": token,
         "cache_dir": None if cache_dir is None else os.fspath(cache_dir),
     }
-    if is_open:
-        flags = {"streaming": streaming or None, "follow_links": follow_links or None}
-        given = [key for key, value in {**load_arguments, **flags}.items() if value is not None]
+    dataset: PairDataset
+    if isinstance(source, (Dataset, DatasetDict, IterableDataset, IterableDatasetDict)):
+        only_to_open = {
+            "streaming": streaming,
+            "follow_links": follow_links,
+            "column_names": column_names,
+            "storage_options": storage_options,
+        }
+        given = [key for key, value in load_arguments.items() if value is not None]
+        given += [key for key, value in only_to_open.items() if value]
         if given:
             raise ValueError(f"`{given[0]}` says how to open a source, but `source` is an open data set.")
-        dataset = _select_split(cast(PairDataset, source), split)
-        label = "The data set"
-    elif isinstance(source, (str, os.PathLike)):
-        dataset = _open(source, split, streaming, follow_links, **load_arguments)
-        label = f"{os.fspath(source)!r}"
+        dataset, label = select_split(source, split), "The data set"
+        locate = ImageLocator(image_root, trusted=True, follow_links=True)
     else:
-        raise ValueError(
-            f"`source` has to be a path, the id of a data set on the Hub or a data set, got {type(source).__name__}."
+        opened = open_source(
+            Source(
+                _names(source),
+                split,
+                streaming,
+                None if image_root is None else os.fspath(image_root),
+                None if column_names is None else tuple(column_names),
+                storage_options or {},
+                load_arguments,
+                follow_links,
+            )
         )
+        dataset, locate = opened.dataset, opened.locate
+        label = repr(_names(source)[0])
+        pair_id_column = pair_id_column or opened.pair_id_column
 
     def standard(part: Dataset | IterableDataset, label: str) -> Dataset | IterableDataset:
         if isinstance(part, Dataset) and part.format["type"] == "custom":
@@ -691,7 +774,9 @@ def load_pairs(
                 "Call `load_pairs` first and set the transform on its result."
             )
         features = _features(part)
-        layout = _Layout(features, image_column, caption_columns, pair_id_column, keep_columns)
+        layout = _Layout(
+            features, image_column, caption_columns, pair_id_column, keep_columns, languages, prompt, locate
+        )
         if isinstance(part, Dataset):
             return _standard_dataset(part, layout, label)
         return _standard_stream(part, layout, features, label)
@@ -699,3 +784,22 @@ def load_pairs(
     if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
         return type(dataset)({key: standard(part, f"{label}, split {key!r}") for key, part in dataset.items()})
     return standard(dataset, label)
+
+
+def _names(source: Any) -> tuple[str, ...]:
+    """The source as texts, where it is one path or several."""
+    paths = [source] if isinstance(source, (str, os.PathLike)) else source
+    if not isinstance(paths, Sequence) or not paths or not all(isinstance(path, (str, os.PathLike)) for path in paths):
+        raise ValueError(
+            "`source` has to be a path, several, the id of a data set on the Hub or a data set, got "
+            f"{type(source).__name__}."
+        )
+    return tuple(os.fspath(path) for path in paths)
+
+
+def _check_prompt(prompt: str | None) -> None:
+    if prompt is None:
+        return
+    fields = [name for _, name, _, _ in string.Formatter().parse(prompt) if name is not None]
+    if fields != ["caption"]:
+        raise ValueError(f"`prompt` has to contain {{caption}}, once, and nothing else in braces; got {prompt!r}.")

@@ -1,8 +1,6 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """Randomness of rows that depends on the row and the epoch alone."""
 
-import copy
-import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -58,59 +56,6 @@ class SeededPairs(torch.utils.data.Dataset):
             {**row, ROW_SEED: hash_63_bits(f"{self.seed} {epoch} {index}".encode())}
             for index, row in zip(indices, rows_of(self.dataset, indices), strict=True)
         ]
-
-
-class SeededStream(torch.utils.data.IterableDataset):
-    """
-    A stream whose rows carry a seed, and which begins anew whenever it ends.
-
-    Rows of a stream have no number that holds for every number of workers and processes. So the seed of a row is made
-    of the run's seed, the number of the pass, and the row's pair id and captions: the same row draws the same in the
-    same pass, wherever it is read. (Rows that agree in all of these draw alike.)
-
-    That the passes follow one another within the stream, and not from outside, lets a resumed run find its place by
-    counting batches. What holds: a run that is resumed with as many workers sees exactly the batches that the
-    uninterrupted one would have seen, as long as the stream itself gives the same rows in the same order; `shuffle` of
-    `datasets` does, and shuffles anew in every pass. With another number of workers the rows draw as before, but come
-    in another order. What was already seen is read and prepared again before training goes on. No batch is smaller
-    for being the last of a pass: the next pass fills it up.
-
-    Args:
-        dataset ([`~datasets.IterableDataset`] or `torch.utils.data.IterableDataset`): rows that are mappings.
-        seed (`int`): the seed of the run.
-
-    Example:
-
-    ```python
-    >>> stream = SeededStream(load_pairs("user/catalogue", split="train", streaming=True), seed=42)
-    >>> next(iter(stream)).keys()
-    dict_keys(['image', 'caption', 'pair_id', '__row_seed__'])
-    ```
-    """
-
-    def __init__(self, dataset: Any, seed: int):
-        self.dataset = dataset
-        self.seed = seed
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        dataset = self.dataset
-        reshuffles = hasattr(dataset, "set_epoch")
-        if reshuffles and torch.utils.data.get_worker_info() is not None:
-            # `datasets` keep the number of the pass in memory that workers share, but they need not be in the same.
-            dataset = copy.deepcopy(dataset)
-        for number in itertools.count():
-            if reshuffles:
-                dataset.set_epoch(number)
-            is_empty = True
-            for row in dataset:
-                is_empty = False
-                yield {**row, ROW_SEED: self._seed(row, number)}
-            if is_empty:  # A worker without a share of the stream.
-                return
-
-    def _seed(self, row: Mapping[str, Any], number: int) -> int:
-        content = [row.get(name) for name in ("pair_id", "caption", "captions")]
-        return hash_63_bits(f"{self.seed} {number}".encode(), repr(content).encode())
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 
 import functools
 import io
+import math
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import fsspec
 import numpy as np
@@ -16,10 +17,20 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from .locating import is_web_address
+
+
+# By which `fsspec` would open any file of this machine.
+_LOCAL_PROTOCOLS = ("file:", "local:")
+
 
 # What data sets of pictures come in. Pillow reads thirty more, some by other programs (EPS by Ghostscript), and a file
 # says by its content, not by its name, which of them reads it.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "MPO", "PPM", "ICO", "DIB")
+
+
+# From the size of a picture to one that will do, both as width and height.
+Enough: TypeAlias = Callable[[int, int], tuple[int, int]]
 
 
 class ImageDecodingError(ValueError):
@@ -97,8 +108,22 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     return image.convert("RGB")
 
 
+def _reduce(image: PIL.Image.Image, enough: Enough) -> None:
+    """Has a JPEG file that is not decoded yet be decoded to fewer pixels; other formats cannot."""
+    if image.format == "JPEG":
+        turned = image.getexif().get(PIL.ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        size = enough(*image.size[::-1])[::-1] if turned else enough(*image.size)
+        image.draft(None, size)
+
+
 def _read(path: str | os.PathLike) -> bytes:
     path = os.fspath(path)
+    if is_web_address(path):
+        from .remote import fetch_image  # which knows the error that is raised here
+
+        return fetch_image(path)
+    if any(protocol in path.lower() for protocol in _LOCAL_PROTOCOLS):
+        raise ImageDecodingError(f"{path!r:.200} is no path: data do not open files of this machine by URL")
     if "://" in path or "::" in path:
         with fsspec.open(path, "rb") as file:
             return file.read()
@@ -131,7 +156,7 @@ def open_image(content: bytes) -> PIL.Image.Image:
         raise ImageDecodingError(f"it is no image of a format that is read ({', '.join(_formats())})") from error
 
 
-def decode_image(image: Any, max_pixels: int | None = None) -> PIL.Image.Image:
+def decode_image(image: Any, *, max_pixels: int | None = None, enough: Enough | None = None) -> PIL.Image.Image:
     """
     Reads one image in any of the forms in which a row of a data set may hold it.
 
@@ -142,6 +167,10 @@ def decode_image(image: Any, max_pixels: int | None = None) -> PIL.Image.Image:
         max_pixels (`int`, *optional*):
             Largest width times height; a larger image is refused before it is decoded. `PIL.Image.MAX_IMAGE_PIXELS`
             (89,478,485 unless changed) holds in any case.
+        enough (callable, *optional*):
+            Takes width and height of the picture, returns a width and a height that will do for what comes next. A
+            JPEG file of at least twice these sides is then decoded to a half, a quarter or an eighth of them, which
+            takes less time. If unset, all pixels are decoded.
 
     Returns:
         `PIL.Image.Image`: The picture, upright and in mode `"RGB"` (see [`to_rgb`]).
@@ -163,6 +192,8 @@ def decode_image(image: Any, max_pixels: int | None = None) -> PIL.Image.Image:
     """
     content: bytes | None = None
     path: str | os.PathLike | None = None
+    if isinstance(image, ImageDecodingError):  # From where the file should have come.
+        raise image
     if isinstance(image, Mapping) and ("bytes" in image or "path" in image):
         content, path = image.get("bytes"), image.get("path")
     elif isinstance(image, (str, os.PathLike)):
@@ -183,6 +214,9 @@ def decode_image(image: Any, max_pixels: int | None = None) -> PIL.Image.Image:
                 content = _read(path)
             image = open_image(content)
         _check_size(image, max_pixels)
+        # A picture that was open before belongs to someone else, who may want all of it.
+        if enough is not None and content is not None:
+            _reduce(image, enough)
         image.load()
         return to_rgb(image)
     except ImageDecodingError:
@@ -254,23 +288,66 @@ class PairRandAugment(v2.RandAugment):
         )
 
 
-class _CropToPicture(v2.RandomResizedCrop):
-    """`RandomResizedCrop` from a picture or tensor to an RGB picture, whichever way of resizing is the faster."""
+class _Crop(v2.RandomResizedCrop):
+    """`RandomResizedCrop` of a picture in any mode or a tensor to RGB, whichever way of resizing is the faster."""
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, inpt: Any, params: dict[str, Any]) -> PIL.Image.Image | torch.Tensor:
         if isinstance(inpt, torch.Tensor):
             if inpt.dtype != torch.uint8 or inpt.ndim != 3 or inpt.shape[0] not in (1, 3):
                 raise ValueError(
                     "An image tensor has to be uint8 of shape [3, height, width] or [1, height, width], got "
                     f"{inpt.dtype} of shape {list(inpt.shape)}."
                 )
-            inpt = inpt.expand(3, -1, -1)
+            pixels = F.crop(inpt.expand(3, -1, -1), **params)
         elif params["height"] * params["width"] <= _PILLOW_RESIZE_PIXELS:
             return super().transform(to_rgb(inpt), params)
         else:
-            inpt = F.pil_to_tensor(to_rgb(F.crop(inpt, **params)))
-            params = {**params, "top": 0, "left": 0, "height": inpt.shape[-2], "width": inpt.shape[-1]}
-        return F.to_pil_image(super().transform(inpt, params))
+            pixels = F.pil_to_tensor(to_rgb(F.crop(inpt, **params)))
+        # Pixel after pixel in memory, as decoders leave them: so the resize needs no copy of its own.
+        pixels = pixels[None].contiguous(memory_format=torch.channels_last)
+        return F.resize(pixels, self.size, interpolation=self.interpolation, antialias=self.antialias)[0]
+
+    def smallest(self, width: int, height: int) -> tuple[float, float]:
+        """Width and height that no crop of an image falls below; of a long one it may be cut from the middle."""
+        area = width * height * self.scale[0]
+        narrowest, widest = self.ratio
+        return (
+            min(width, math.sqrt(area * narrowest), height * widest),
+            min(height, math.sqrt(area / widest), width / narrowest),
+        )
+
+
+class PairAugmentation(v2.Compose):
+    """
+    The transform that [`pair_augmentation`] returns. It knows how large the pictures have to be that it is given.
+
+    Args:
+        transforms (sequence of `Callable`):
+            One after another; the first makes the crop.
+        reduced_decoding (`bool`, *optional*, defaults to `True`):
+            Whether fewer pixels than a file has may be enough.
+    """
+
+    def __init__(self, transforms: Sequence[Callable], reduced_decoding: bool = True):
+        super().__init__(transforms)
+        self.reduced_decoding = reduced_decoding
+
+    def enough(self, width: int, height: int) -> tuple[int, int]:
+        """
+        How large an image has to be for no crop to be enlarged that would not be enlarged anyway.
+
+        Args:
+            width (`int`): Of the image as it is.
+            height (`int`): Of the image as it is.
+
+        Returns:
+            `tuple[int, int]`: Width and height.
+        """
+        if not self.reduced_decoding:
+            return width, height
+        crop = self.transforms[0]
+        narrowest, lowest = crop.smallest(width, height)
+        return math.ceil(width * crop.size[1] / narrowest), math.ceil(height * crop.size[0] / lowest)
 
 
 def pair_augmentation(
@@ -283,7 +360,8 @@ def pair_augmentation(
     magnitude: int = 7,
     interpolation: str | v2.InterpolationMode = "bicubic",
     fill: int | Sequence[int] = 128,
-) -> v2.Compose:
+    reduced_decoding: bool = True,
+) -> PairAugmentation:
     """
     The augmentation of images for training on image-text pairs, after ALBEF (Li et al., 2021): a random crop, resized
     to the size of the model, then operations drawn from [`PairRandAugment`].
@@ -312,10 +390,14 @@ def pair_augmentation(
         fill (`int` or sequence of 3 `int`, *optional*, defaults to 128):
             Value, or red, green and blue, of the pixels that shear, shift and rotation leave empty. Grey is near zero
             after normalisation; 255 suits drawings and catalogue pictures on white.
+        reduced_decoding (`bool`, *optional*, defaults to `True`):
+            Whether [`PairCollator`] decodes a JPEG file to a half, a quarter or an eighth of its sides where even the
+            smallest crop then has the pixels that it is resized to. The result differs from that of a whole decoding
+            about as much as bilinear resizing does from bicubic.
 
     Returns:
-        `torchvision.transforms.v2.Compose`: Takes a `PIL.Image.Image` or a uint8 tensor of shape
-        `[3, height, width]`; returns a uint8 tensor of shape `[3, *image_size]`.
+        [`PairAugmentation`]: A `torchvision.transforms.v2.Compose` that takes a `PIL.Image.Image` or a uint8 tensor of
+        shape `[3, height, width]`, and returns a uint8 tensor of shape `[3, *image_size]`.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -343,13 +425,12 @@ def pair_augmentation(
         raise ValueError(f"`fill` has to be one value or three, from 0 to 255, got {fill!r}.")
 
     interpolation = v2.InterpolationMode(interpolation)
-    steps: list[torch.nn.Module] = [
-        _CropToPicture((height, width), scale=(min_scale, 1.0), interpolation=interpolation)
-    ]
+    steps: list[torch.nn.Module] = [_Crop((height, width), scale=(min_scale, 1.0), interpolation=interpolation)]
     if horizontal_flip:
         steps.append(v2.RandomHorizontalFlip(horizontal_flip))
     for _ in range(num_ops if op_probability else 0):
         operation = PairRandAugment(num_ops=1, magnitude=magnitude, fill=color)
-        steps.append(v2.RandomApply([operation], p=op_probability))
+        # Pillow's operations are the faster ones, but most pictures get by without any.
+        steps.append(v2.RandomApply([v2.ToPILImage(), operation], p=op_probability))
     steps.append(v2.PILToTensor())
-    return v2.Compose(steps)
+    return PairAugmentation(steps, reduced_decoding)

@@ -2,6 +2,7 @@
 """Batches that keep their size: a pair that cannot be used gives its place to another, and is reported."""
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
@@ -9,7 +10,9 @@ from typing import Any, NamedTuple, Protocol, Self
 import torch
 
 from .pairs import hash_63_bits
+from .remote import fetched
 from .seeding import ROW_SEED, rows_of
+from .streams import PLACE
 
 
 # Under this name a batch carries what was left out in its favour.
@@ -19,6 +22,11 @@ SKIPPED_PAIRS = "skipped_pairs"
 MAX_UNUSABLE_IN_A_ROW = 1000
 
 _NUM_EXAMPLES = 3
+
+_ROWS_AT_ONCE = 16
+
+# What follows a `?` in an address may be a signature that opens it.
+_ADDRESS = re.compile(r"(\w+://[^\s?]*)\?[^\s)]*")
 
 
 class UnusablePair(Exception):
@@ -61,7 +69,7 @@ class SkippedPair(NamedTuple):
         return cls(
             pair_id=identifier if isinstance(identifier, (int, str)) else None,
             reason=problem.reason,
-            details=problem.details,
+            details=_ADDRESS.sub(r"\1?...", problem.details),
             image=_path_of(row.get("image")),
         )
 
@@ -70,7 +78,6 @@ def _path_of(image: Any) -> str | None:
     path = image.get("path") if isinstance(image, Mapping) else getattr(image, "filename", image)
     if not isinstance(path, str) or not path:
         return None
-    # What follows a `?` in an address may be a signature that opens it.
     return path.split("?")[0] if "://" in path else path
 
 
@@ -133,6 +140,8 @@ class UsablePairs(torch.utils.data.Dataset):
         fill (`bool`, *optional*, defaults to `True`):
             Whether to put others in the place of unusable rows. If not, as in an evaluation, which is of these pairs
             and no others, batches shrink; but one that would be empty still gets a single row.
+        report (`bool`, *optional*, defaults to `True`):
+            Whether batches say what was left out.
 
     Raises:
         ValueError: When rows are fetched, if 1000 one after another are unusable.
@@ -150,10 +159,11 @@ class UsablePairs(torch.utils.data.Dataset):
     ```
     """
 
-    def __init__(self, dataset: Any, collator: RowReader, fill: bool = True):
+    def __init__(self, dataset: Any, collator: RowReader, fill: bool = True, report: bool = True):
         self.dataset = dataset
         self.collator = collator
         self.fill = fill
+        self.report = report
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -165,7 +175,7 @@ class UsablePairs(torch.utils.data.Dataset):
         usable: list[ReadRow] = []
         skipped: list[SkippedPair] = []
         left_out: list[tuple[int, Mapping[str, Any]]] = []
-        for index, row in zip(indices, rows_of(self.dataset, indices), strict=True):
+        for index, row in zip(indices, fetched(rows_of(self.dataset, indices)), strict=True):
             try:
                 usable.append(self.collator.read(row))
             except UnusablePair as problem:
@@ -175,7 +185,8 @@ class UsablePairs(torch.utils.data.Dataset):
                     usable.append(self._replacement(index, row, skipped))
         if not usable and left_out:
             usable.append(self._replacement(*left_out[0], skipped))
-        usable[0].skipped = skipped
+        if self.report:
+            usable[0].skipped = skipped
         return usable
 
     def _replacement(self, index: int, row: Mapping[str, Any], skipped: list[SkippedPair]) -> ReadRow:
@@ -183,7 +194,7 @@ class UsablePairs(torch.utils.data.Dataset):
         seed, start = row.get(ROW_SEED, index), len(skipped) - 1
         for attempt in itertools.count(1):
             number = hash_63_bits(f"{seed} {attempt}".encode())
-            (other,) = rows_of(self.dataset, [number % len(self.dataset)])
+            (other,) = fetched(rows_of(self.dataset, [number % len(self.dataset)]))
             if ROW_SEED in row:
                 other = {**other, ROW_SEED: number}
             try:
@@ -204,26 +215,40 @@ class UsableStream(torch.utils.data.IterableDataset):
             Rows that are mappings.
         collator ([`PairCollator`]):
             What reads the rows, and makes batches of them in the same data loader.
+        report (`bool`, *optional*, defaults to `True`):
+            Whether batches say what was left out.
 
     Raises:
         ValueError: When rows are fetched, if 1000 one after another are unusable.
     """
 
-    def __init__(self, dataset: Any, collator: RowReader):
+    def __init__(self, dataset: Any, collator: RowReader, report: bool = True):
         self.dataset = dataset
         self.collator = collator
+        self.report = report
 
-    def __iter__(self) -> Iterator[ReadRow]:
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
         skipped: list[SkippedPair] = []
-        for row in self.dataset:
+        for row in self._fetched_rows():
+            if row.get(PLACE, 0) is None:  # In the place of one that a resumed run has seen.
+                yield row
+                continue
             try:
                 usable = self.collator.read(row)
             except UnusablePair as problem:
                 skipped.append(SkippedPair.of(row, problem))
                 _check_progress(skipped)
                 continue
-            usable.skipped, skipped = skipped, []
+            if self.report:
+                usable.skipped = skipped
+            skipped = []
             yield usable
+
+    def _fetched_rows(self) -> Iterator[Mapping[str, Any]]:
+        """Images at addresses are fetched several at a time."""
+        rows = iter(self.dataset)
+        while some := list(itertools.islice(rows, _ROWS_AT_ONCE)):
+            yield from fetched(some)
 
 
 def _check_progress(skipped: Sequence[SkippedPair]) -> None:
@@ -234,13 +259,13 @@ def _check_progress(skipped: Sequence[SkippedPair]) -> None:
         )
 
 
-def usable_rows(dataset: Any, collator: Any, fill: bool = True) -> Any:
+def usable_rows(dataset: Any, collator: Any, *, fill: bool = True, report: bool = True) -> Any:
     """The data set as [`UsablePairs`] or [`UsableStream`]; as it is, if the collator cannot be asked for a row."""
     if not callable(getattr(collator, "read", None)):
         return dataset
     if isinstance(dataset, torch.utils.data.IterableDataset):
-        return UsableStream(dataset, collator)
-    return UsablePairs(dataset, collator, fill) if hasattr(dataset, "__len__") else dataset
+        return UsableStream(dataset, collator, report)
+    return UsablePairs(dataset, collator, fill, report) if hasattr(dataset, "__len__") else dataset
 
 
 def skipped_in(rows: Sequence[Mapping[str, Any]]) -> list[SkippedPair]:
