@@ -458,6 +458,14 @@ class SaclTrainer(SavingTrainer):
     def _extra_texts(self) -> str | None:
         return getattr(self.objective, "extra_texts", None)
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """On the device, where pixels are normalised that the collator has left as they are."""
+        inputs = super()._prepare_inputs(inputs)
+        if not isinstance(self.data_collator, PairCollator) or self.data_collator.normalize:
+            return inputs
+        # Once more, since what is normalised may have to be of another type (DeepSpeed).
+        return super()._prepare_inputs(self.data_collator.normalized(inputs))
+
     def _embed(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings of a batch by the model, of unit length."""
         inputs = self._prepare_inputs(inputs)

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import PIL.Image
 import torch
+from torch.utils.data import default_collate
 from torchvision.transforms.v2 import functional as F
 from transformers.utils import logging
 
@@ -309,13 +310,17 @@ class ImageTextCollator:
     def _pixels(self, images: list[Any]) -> dict[str, torch.Tensor]:
         is_resized = self.image_transform is None or self._image_size is not None
         if self._steps is not None and is_resized and len({image.shape for image in images}) == 1:
-            return {"pixel_values": self._steps.normalize(images)}
+            return {"pixel_values": self._stacked(images)}
         if self.image_transform is None or self._image_size is None:
             return self._process(images)
         # The transform has cropped and resized; the image processor only rescales and normalises, a batch at a time.
         names = ("do_resize", "do_center_crop", "do_convert_rgb", "do_pad")
         off = {name: False for name in names if getattr(self.processor.image_processor, name, None)}
         return self._process(torch.stack(images), **off)
+
+    def _stacked(self, images: list[torch.Tensor]) -> torch.Tensor:
+        assert self._steps is not None
+        return self._steps.normalize(images)
 
     def _process(self, images: Any, **arguments: Any) -> dict[str, torch.Tensor]:
         # What the processor declares for its image processor (SigLIP 2: the number of patches) it would pass itself.
@@ -365,8 +370,8 @@ class PairCollator(ImageTextCollator):
     of which one is used), and `pair_id` (an integer or a string; if it is missing, a hash of the pair stands in). The
     batch has
 
-    - `pixel_values`: float32, `[batch, channels, height, width]`, and whatever else the image processor returns with
-      them (SigLIP 2: patches, `pixel_attention_mask` and `spatial_shapes`);
+    - `pixel_values`: float32 (uint8 with `normalize=False`), `[batch, channels, height, width]`, and whatever else the
+      image processor returns with them (SigLIP 2: patches, `pixel_attention_mask` and `spatial_shapes`);
     - `input_ids` and, if the tokenizer names it among its `model_input_names`, `attention_mask`: int64,
       `[batch, length]`;
     - `pair_ids`: int64, `[batch]`, see [`pair_ids_tensor`];
@@ -436,6 +441,10 @@ class PairCollator(ImageTextCollator):
         second_views (`bool`, *optional*, defaults to `False`):
             Whether to make second views, which `unimodal_self_supervision_weight` of [`SaclTrainingArguments`] needs.
             The first ones stay as they are. It needs an `image_transform` with chance, and reads images twice.
+        normalize (`bool`, *optional*, defaults to `True`):
+            Whether `pixel_values` are rescaled and normalised here. If not, they are uint8: a quarter of the bytes to
+            carry from a worker of a data loader to the device, where [`SaclTrainer`] normalises them, to the same
+            bits; whoever else reads such batches calls `normalized`.
 
     Raises:
         ValueError: At construction, if an argument is out of its range or the processor lacks what is needed; when
@@ -463,9 +472,16 @@ class PairCollator(ImageTextCollator):
     captions_per_image: int = 1
     negative_caption: Callable[[str], str | None] | None = None
     second_views: bool = False
+    normalize: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.normalize and (self._steps is None or (self.image_transform and self._image_size is None)):
+            raise ValueError(
+                f"{type(self.processor.image_processor).__name__} does more, or otherwise, than to resize, crop, "
+                "rescale and normalise to one size, so the last step cannot be left to the device. Leave `normalize` "
+                "at its default."
+            )
         if not isinstance(self.captions_per_image, int) or self.captions_per_image < 1:
             raise ValueError(f"`captions_per_image` has to be a positive integer, got {self.captions_per_image!r}.")
         tokenizer = self.processor.tokenizer
@@ -524,6 +540,27 @@ class PairCollator(ImageTextCollator):
         if skipped := skipped_in(rows):
             batch[SKIPPED_PAIRS] = skipped
         return batch
+
+    def normalized(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Makes up, on whichever device the batch is, for what `normalize=False` left out.
+
+        Args:
+            batch (mapping):
+                As this collator makes it, with whatever `normalize`.
+
+        Returns:
+            `dict[str, Any]`: The batch as with `normalize=True`.
+        """
+        if self._steps is None:
+            return dict(batch)
+        given = {name: batch[name] for name in ("pixel_values", "view_pixel_values") if name in batch}
+        left = {name: pixels for name, pixels in given.items() if pixels.dtype == torch.uint8}
+        return {**batch, **{name: self._steps.normalize(pixels) for name, pixels in left.items()}}
+
+    def _stacked(self, images: list[torch.Tensor]) -> torch.Tensor:
+        # torch's own writes to where the main process will read it, if this is a worker of a data loader.
+        return super()._stacked(images) if self.normalize else default_collate(images)
 
     # Reading rows
 
