@@ -988,7 +988,7 @@ class SaclTrainer(SavingTrainer):
 
     # ------------------------------------------------------------------------------------------------- saving
 
-    def _stateful_parts(self) -> dict[str, FrozenCopy | FeatureQueue | PendingLogs | SeededStream]:
+    def _stateful_parts(self) -> dict[str, Any]:
         parts = {
             "teacher": self.teacher,
             "reference": self.reference,

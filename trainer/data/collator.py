@@ -528,7 +528,7 @@ class PairCollator(ImageTextCollator):
         """
         images, texts, pair_ids, features, seeds, views = self._read_usable(rows)
         tokens, extra_texts = self._tokens_of_pairs(texts)
-        batch = {} if TOWER_COLUMNS["vision"] in features[0] else self._pixels(images)
+        batch: dict[str, Any] = {} if TOWER_COLUMNS["vision"] in features[0] else self._pixels(images)
         batch.update(self._text_inputs(tokens), **extra_texts)
         if self.second_views and TOWER_COLUMNS["vision"] not in features[0]:
             batch.update({f"view_{name}": tensor for name, tensor in self._pixels(views).items()})

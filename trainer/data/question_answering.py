@@ -312,7 +312,7 @@ def load_vqa(
 
 def _check_entry(entry: Any, kinds: Mapping[str, type], path: str | os.PathLike) -> None:
     for name, kind in kinds.items():
-        value = entry.get(name) if isinstance(entry, dict) else None
+        value: Any = entry.get(name) if isinstance(entry, dict) else None
         if type(value) is not kind or (kind is int and not -(2**63) <= value < 2**63):
             raise ValueError(f"In {os.fspath(path)}, an entry lacks `{name}` ({kind.__name__}): {entry!r:.200}")
 
