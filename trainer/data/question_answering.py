@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset, Features, Image, List, Value
@@ -312,8 +312,8 @@ def load_vqa(
 
 def _check_entry(entry: Any, kinds: Mapping[str, type], path: str | os.PathLike) -> None:
     for name, kind in kinds.items():
-        value: Any = entry.get(name) if isinstance(entry, dict) else None
-        if type(value) is not kind or (kind is int and not -(2**63) <= value < 2**63):
+        value = entry.get(name) if isinstance(entry, dict) else None
+        if type(value) is not kind or (kind is int and not -(2**63) <= cast(int, value) < 2**63):
             raise ValueError(f"In {os.fspath(path)}, an entry lacks `{name}` ({kind.__name__}): {entry!r:.200}")
 
 
