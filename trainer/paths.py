@@ -46,7 +46,7 @@ def check_links(folder: str | os.PathLike) -> None:
     Raises:
         ValueError: naming the first such link and the way out.
     """
-    for root, folders, files in os.walk(folder):
+    for root, folders, files in os.walk(os.fspath(folder)):
         for name in sorted([*folders, *files]):
             path = os.path.join(root, name)
             if os.path.islink(path) and leads_outside(path, folder):

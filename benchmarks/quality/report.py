@@ -129,7 +129,9 @@ def draw_differences(rows: Sequence[Row], file: Path) -> None:
             certain = row.corrected["infonce", metric] < SIGNIFICANT
             color = ("tab:green" if difference.mean > 0 else "tab:red") if certain else "gray"
             if abs(difference.mean) > limit:
-                axis.plot(math.copysign(limit, difference.mean), place, "<>"[difference.mean > 0], color=color)
+                axis.plot(
+                    math.copysign(limit, difference.mean), place, ">" if difference.mean > 0 else "<", color=color
+                )
                 continue
             axis.plot([difference.low, difference.high], [place, place], color=color)
             axis.plot(difference.mean, place, "o", color=color, markersize=4)

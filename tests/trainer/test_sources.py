@@ -474,6 +474,20 @@ class TestMixPairs:
             assert len({row["pair_id"] for row in mixed}) == 5
         assert mixed.num_shards == 4
 
+    def test_images_are_not_copied(self, tmp_path):
+        for name in ("a", "b"):
+            Dataset.from_list([{"image": picture(0), "text": name, "pair_id": 5}]).save_to_disk(str(tmp_path / name))
+        parts = [load_pairs(tmp_path / name) for name in ("a", "b")]
+        for mixed in (mix_pairs(parts), mix_pairs(parts, weights=[1, 1])):
+            images = undecoded(mixed.select_columns("image"))
+            assert {os.path.dirname(file["filename"]) for file in images.cache_files} <= {
+                str(tmp_path / "a"),
+                str(tmp_path / "b"),
+                str(tmp_path / "cache"),
+            }
+            written = [path for path in tmp_path.glob("**/cache-*.arrow") if b"PNG" in path.read_bytes()]
+            assert written == []
+
     def test_ids_do_not_depend_on_the_company(self):
         both = mix_pairs({"a": pairs_of(2), "b": pairs_of(2)})["pair_id"][:]
         assert mix_pairs({"b": pairs_of(2)})["pair_id"][:] == both[2:]

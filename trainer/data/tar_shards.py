@@ -145,7 +145,7 @@ def _members(file: IO[bytes]) -> Iterator[tuple[str, str, bytes]]:
     # "r|" is one pass without looking back, and without decompressing, by which a small file could become a large one.
     with tarfile.open(fileobj=file, mode="r|") as archive:
         for member in archive:
-            archive.members = []  # They would be kept for looking back.
+            archive.members = []  # type: ignore[attr-defined]  # They would be kept for looking back.
             match = _NAME.fullmatch(member.name)
             if not member.isreg() or match is None:
                 continue
