@@ -3,6 +3,8 @@
 
 import json
 import math
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from safetensors.torch import save_file
 
 from hub_cards import CardFacts, validate_card
 from hub_cards.sections import CardError, parse_card, update_card
-from tests.security.fuzz import READERS, read
+from tests.security.fuzz import READERS, ROOT, read
 from trainer import load_training_arguments, verify_checkpoint
 from trainer.cli.arguments import CommandParser
 from trainer.cli.errors import UsageError
@@ -348,3 +350,14 @@ class TestRecords:
         for _ in range(data.draw(st.integers(1, 8))):
             content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
         read(name, bytes(content))
+
+
+@pytest.mark.slow
+class TestAtheris:
+    @pytest.mark.parametrize("name", READERS)
+    def test_finds_nothing_in_a_short_while(self, name):
+        pytest.importorskip("atheris")
+        command = [sys.executable, "-m", "tests.security.fuzz", "20", name]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, f"{done.stdout[-2000:]}{done.stderr[-4000:]}"
+        assert "No reader failed." in done.stdout and "number_of_executed_units" in done.stderr
