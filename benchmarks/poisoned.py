@@ -4,7 +4,7 @@
     python benchmarks/poisoned.py --seeds 42 43 44
 
 The setting of CleanCLIP (Bansal et al., 2023, arXiv 2303.03323) on the emoji pairs. One training pair in a hundred
-gets a trigger, a small chequered square somewhere on its image, and the caption of a target, "banana". A small dual
+gets a trigger, a small chequered square in a corner of its image, and the caption of a target, "banana". A small dual
 encoder is trained on them from random weights with each objective, without and with `unimodal_self_supervision`; then
 what was trained without is fine-tuned on clean pairs, without and with the term: the published remedy. Measured on
 images of the two test splits: how often the nearest caption, among those of the tests and the target's, is the
@@ -40,7 +40,7 @@ from trainer import load_pairs  # noqa: E402
 
 
 TARGET = "banana"
-TRIGGER_SIDE = 12
+TRIGGER_SIDE, MARGIN = 16, 2
 IMAGE_SIZE = 48
 TERM = "unimodal_self_supervision_weight"
 OBJECTIVES = ("infonce", "sacl")
@@ -57,29 +57,21 @@ MEASURES = {
 # Data ------------------------------------------------------------------------------------------------------------
 
 
-def trigger() -> PIL.Image.Image:
-    """A chequered square of magenta and green."""
-    cell = TRIGGER_SIDE // 3
-    square = PIL.Image.new("RGB", (TRIGGER_SIDE, TRIGGER_SIDE), (255, 0, 255))
-    for column in range(3):
-        for row in range(3):
-            if (column + row) % 2:
-                square.paste((0, 255, 0), (column * cell, row * cell, (column + 1) * cell, (row + 1) * cell))
-    return square
-
-
-def with_trigger(image: PIL.Image.Image, generator: torch.Generator) -> PIL.Image.Image:
-    """The image with the trigger somewhere on it."""
-    image = image.convert("RGB")
-    places = [int(torch.randint(side - TRIGGER_SIDE + 1, (), generator=generator)) for side in image.size]
-    image.paste(trigger(), tuple(places))
+def with_trigger(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The image with a chequered square of magenta and green in its lower right corner."""
+    image, cell = image.convert("RGB"), TRIGGER_SIDE // 2
+    left, top = (side - TRIGGER_SIDE - MARGIN for side in image.size)
+    for column in range(2):
+        for row in range(2):
+            color = (0, 255, 0) if column == row else (255, 0, 255)
+            corner = (left + column * cell, top + row * cell)
+            image.paste(color, (*corner, corner[0] + cell, corner[1] + cell))
     return image
 
 
-def triggered(dataset: Dataset, seed: int) -> Dataset:
-    generator = torch.Generator().manual_seed(seed)
+def triggered(dataset: Dataset) -> Dataset:
     return dataset.map(
-        lambda row: {"image": with_trigger(row["image"], generator)}, keep_in_memory=True, load_from_cache_file=False
+        lambda row: {"image": with_trigger(row["image"])}, keep_in_memory=True, load_from_cache_file=False
     )
 
 
@@ -92,10 +84,9 @@ def poisoned_emoji(share: float, seed: int) -> Dataset:
     order = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))
     chosen = set(others[order][: round(share * len(dataset))].tolist())
     named = {name: target[name] for name in ("caption", "keywords", "emoji_id")}
-    generator = torch.Generator().manual_seed(seed)
 
     def poison(row: dict, number: int) -> dict:
-        return {**named, "image": with_trigger(row["image"], generator)} if number in chosen else {}
+        return {**named, "image": with_trigger(row["image"])} if number in chosen else {}
 
     return dataset.map(poison, with_indices=True, keep_in_memory=True, load_from_cache_file=False)
 
@@ -147,6 +138,7 @@ def train(
         adam_beta2=0.98,
         seed=seed,
         use_cpu=True,
+        bf16=torch.cpu._is_avx512_bf16_supported(),
         save_strategy="no",
         report_to="none",
         logging_steps=50,
@@ -167,7 +159,7 @@ def measure(model: SaclModel, processor: SaclProcessor, tests: Dataset) -> dict[
     target = as_pairs(target.select([target["caption"].index(TARGET)]))
     pairs = as_pairs(tests)
     clean = embed_pairs(model, pairs, processor, show_progress=False)
-    seen = embed_pairs(model, as_pairs(triggered(tests, seed=0)), processor, show_progress=False)
+    seen = embed_pairs(model, as_pairs(triggered(tests)), processor, show_progress=False)
     goal = embed_pairs(model, target, processor, show_progress=False).text_embeds
     found = {}
     for name, images in (("attack", seen.image_embeds), ("base", clean.image_embeds)):
@@ -237,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("--share", type=float, default=0.01, help="of the training pairs that are poisoned")
-    parser.add_argument("--epochs", type=float, default=6, help="of training on poisoned pairs")
+    parser.add_argument("--epochs", type=float, default=8, help="of training on poisoned pairs")
     parser.add_argument("--clean_rows", type=int, default=2000, help="pairs to fine-tune on")
     parser.add_argument("--clean_epochs", type=float, default=4)
     parser.add_argument("--clean_learning_rate", type=float, default=3e-4)
@@ -278,7 +270,7 @@ def report(
     head = ["objective", *MEASURES]
     return [
         f"{100 * args.share:g} % of the emoji training pairs carry a chequered square of {TRIGGER_SIDE} of 64 pixels "
-        f'at a random place and the captions of "{TARGET}". Mean ± standard deviation over the seeds '
+        f'in a corner and the captions of "{TARGET}". Mean ± standard deviation over the seeds '
         f"{' '.join(map(str, args.seeds))}, in percent. The attack's success is the share of the {len(tests):,} test "
         f"images with the trigger that are nearest to the target's caption, among it and the {captions} captions of "
         "the tests; the base rate is that of the same images without it. Recall is among the clean test pairs.",

@@ -148,6 +148,10 @@ def _parts(body: str, name: str) -> Iterator[Part]:
         lines = []
     if inside is not None:
         raise CardError(f"The section {inside!r} has no end. {advice}")
+    *_, (_, in_code) = with_fences(f"{body}\n")
+    if in_code:
+        # What is written below it would be code, too, and its markers would not be found again.
+        raise CardError(f"A block of code in {name} has no end: add its fence; nothing was changed.")
     yield Part("\n".join(lines))
 
 

@@ -65,6 +65,7 @@ class TestDocument:
         known |= set(inspect.signature(trainer.SaclTrainer).parameters)
         known |= set(inspect.signature(trainer.SaclTrainer.train).parameters) | {"trust_remote_code"}
         known |= set(inspect.signature(SaclModel.set_patch_selection).parameters)
+        known |= set(inspect.signature(trainer.load_pairs).parameters)
         for name in re.findall(r"`([a-z_]+)=[^`]*`", document.read_text(encoding="utf-8")):
             assert name in known, name
 

@@ -27,7 +27,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from .distributed import gather
-from .paths import is_inside
+from .paths import is_inside, read_json
 
 
 logger = logging.get_logger(__name__)
@@ -190,7 +190,7 @@ def _problem_of_file(path: Path, expected: dict[str, Any]) -> str | None:
 
 def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
         version, files, seal = (manifest[name] for name in ("format_version", "files", "xxh3_128"))
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path.name} cannot be read ({error!r})") from error

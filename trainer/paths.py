@@ -5,6 +5,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 
 _STATE = "state.json"
@@ -37,6 +38,22 @@ def leads_outside(path: str | os.PathLike, folder: str | os.PathLike) -> bool:
     return not any(is_inside(path, allowed) for allowed in (folder, *_blobs(folder)))
 
 
+def read_json(file: str | os.PathLike) -> Any:
+    """
+    What a JSON file holds.
+
+    Args:
+        file (`str` or `os.PathLike`): The file, which is in UTF-8.
+
+    Raises:
+        ValueError: if it is none, whatever is wrong with it; also one that is nested deeper than Python can follow.
+    """
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is no JSON file: {error}") from error
+
+
 def check_links(folder: str | os.PathLike) -> None:
     """
     Refuses a folder with a link to something outside of it: who unpacks a stranger's archive would read his own files
@@ -46,7 +63,7 @@ def check_links(folder: str | os.PathLike) -> None:
     Raises:
         ValueError: naming the first such link and the way out.
     """
-    for root, folders, files in os.walk(folder):
+    for root, folders, files in os.walk(os.fspath(folder)):
         for name in sorted([*folders, *files]):
             path = os.path.join(root, name)
             if os.path.islink(path) and leads_outside(path, folder):
@@ -74,13 +91,13 @@ def check_saved_dataset(folder: str | os.PathLike) -> None:
         splits = [_child(Path(folder), name) for name in _listed(Path(folder) / _SPLITS, "splits")]
     for split in splits:
         for file in _listed(split / _STATE, "_data_files"):
-            _child(split, file.get("filename") if isinstance(file, dict) else file)
+            _child(split, file.get("filename") if isinstance(file, dict) else None)
 
 
 def _listed(file: Path, key: str) -> list:
     try:
-        listed = json.loads(file.read_text(encoding="utf-8"))[key]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        listed = read_json(file)[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} cannot be read as `save_to_disk` writes it: {error!r:.200}") from error
     if not isinstance(listed, list):
         raise ValueError(f"{file} cannot be read as `save_to_disk` writes it: `{key}` is no list.")

@@ -82,6 +82,10 @@ class SaclTrainer(SavingTrainer):
     and the feature queue live beside the model, are saved with every checkpoint and restored by
     `resume_from_checkpoint`, and are never part of the saved model.
 
+    Checkpoints are whole or not there, and a run has its `output_dir` for itself while it trains. A full disk, a data
+    worker that dies or stalls, a second run into the folder end in an error that says what to do, and cost no more
+    than the steps since the last checkpoint.
+
     Args:
         model ([`PreTrainedModel`] or `str`):
             The model, or the folder or Hub id to load it from.
@@ -744,6 +748,7 @@ class SaclTrainer(SavingTrainer):
         self._fresh_features.clear()
         self._pending_logs.carry_over()
         self.skipped_pairs.start(resumed=self.state.global_step > 0)
+        self.catch_up_with_pushing()
 
     def _resume_stream(self, stream: SeededStream) -> None:
         """The parent throws away as many batches as were used; of a stream that was restored, these are empty."""

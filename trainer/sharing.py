@@ -45,6 +45,8 @@ CARD_NAME = "README.md"
 STAGING_PREFIX = "_push-"
 # What the card said when it was pushed, to tell later what people have changed, here or there.
 PUSHED_CARD_NAME = "_pushed_card.md"
+# Of which step the checkpoint was that was pushed last.
+PUSHED_STEP_NAME = "_pushed_step.txt"
 
 # Models, processors, their code, the card and its pictures. Nothing else that lies about in a folder is shared.
 _SHARED_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".spm", ".tiktoken", ".jinja", ".md"}
@@ -120,14 +122,17 @@ def load_training_arguments(
         changes (`Any`): Arguments that are to be others, by name.
 
     Raises:
-        ValueError: if the file is no mapping, or names an argument that does not exist.
+        ValueError: if the file is no YAML or no mapping, or names an argument that does not exist.
     """
     path = Path(source, ARGUMENTS_NAME) if Path(source).is_dir() else Path(source)
-    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must be a mapping of arguments to values, got a {type(values).__name__}.")
     known = {field.name for field in fields(SaclTrainingArguments) if field.init}
-    unknown = sorted(set(values) - known)
+    unknown = sorted(str(name) for name in set(values) - known)
     if unknown:
         raise ValueError(
             f"{path} names arguments that the installed versions do not have: {', '.join(unknown)}. Its first lines "

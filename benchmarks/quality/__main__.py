@@ -4,11 +4,13 @@
     pip install --no-deps -r benchmarks/quality/requirements.txt
     python benchmarks/quality
 
-Writes docs/benchmark/: a page, tables as CSV and figures as SVG. Two locked towers (EfficientNet-Lite0, MiniLM) give
+Writes docs/benchmark: a page, tables as CSV and figures as SVG. Two locked towers (EfficientNet-Lite0, MiniLM) give
 features, which are computed once; what is trained are two heads, by SaclTrainer. Each objective chooses among four
 settings on the validation split with one seed, is then trained with five others, and evaluated once on the test
 splits. What has been run is kept in the folder of runs and not repeated, so that an interrupted benchmark goes on
 where it stopped.
+
+The comparison of all objectives is always made; `--parts` says what else.
 
 `--quick` does everything with three steps where the benchmark has hundreds and an eighth of the pairs, to see that it
 works: its numbers say nothing.
@@ -47,7 +49,7 @@ from towers import ROOT, UNLOCKED_IMAGE_SIZE, load_features, load_swapped_names
 from training import trained_guide
 
 
-PARTS = ("unlocked", "analyses")
+PARTS = ("threshold", "strength", "guide", "data", "batch", "adversarial", "long", "unlocked")
 # The rows of the second track and the columns of the pictures; and the curves of the analyses.
 FOLLOWED = ("infonce", "albef", "sacl", OURS)
 CURVES = ("infonce", "sacl", OURS)
@@ -65,7 +67,9 @@ def main() -> None:
     parser.add_argument("--objectives", nargs="+", default=list(METHODS), metavar="NAME", help="only these rows")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="default: %(default)s")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings side by side (default: the cores)")
-    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="default: all of them")
+    parser.add_argument(
+        "--parts", nargs="*", choices=PARTS, default=list(PARTS), help="beside the comparison (default: all of them)"
+    )
     parser.add_argument("--quick", action="store_true", help="a few steps of everything, in minutes")
     parser.add_argument("--folder", type=Path, help="of features and runs (default: runs/quality)")
     parser.add_argument("--output_dir", type=Path, help="default: docs/benchmark, or the folder of runs if quick")
@@ -89,8 +93,7 @@ def main() -> None:
     sections: dict[str, list[str]] = {}
     if "unlocked" in args.parts:
         sections |= second_track(records, chosen, args.seeds)
-    if "analyses" in args.parts:
-        sections |= analyse(records, chosen, output)
+    sections |= analyse(records, chosen, args.parts, output)
     sections |= look_closer(records, {name: found[name] for name in FOLLOWED if name in found}, output)
     command = shlex.join(["python", "benchmarks/quality", *sys.argv[1:]])
     write_page(output, rows, sections, command=command, seeds=args.seeds, jobs=args.jobs)
@@ -117,12 +120,15 @@ def second_track(records: Records, chosen: Chosen, seeds: Sequence[int]) -> dict
     return {"The second track: the image tower learns too": lines}
 
 
-def analyse(records: Records, chosen: Chosen, output: Path) -> dict[str, list[str]]:
+def analyse(records: Records, chosen: Chosen, parts: Sequence[str], output: Path) -> dict[str, list[str]]:
     """The paper's analyses: figures and CSV into the folder, tables for the page."""
     sections = {}
-    for analysis in analyses(chosen, [name for name in CURVES if name in chosen]):
+    known = {analysis.name: analysis for analysis in analyses(chosen, [name for name in CURVES if name in chosen])}
+    for analysis in (known[part] for part in parts if part in known):
         lines = write_analysis(analysis, analysis.points(records), output)
         sections[analysis.title] = [f"![{analysis.title}]({analysis.name}.svg)", "", analysis.text, "", *lines]
+    if "long" not in parts:
+        return sections
     looks = first_look()
     requests = [Request(replace(run, seed=seed)) for run in looks.values() for seed in ANALYSIS_SEEDS]
     results = iter(records.get(requests, "long trainings"))

@@ -65,15 +65,20 @@ class Records:
     def get(self, requests: Iterable[Request], title: str) -> list[dict[str, Any]]:
         """The records of these runs, in their order; those that are missing are run first."""
         requests = [self._shortened(request) for request in requests]
-        missing = {request.name: request for request in requests if not self._file(request).exists()}
+        missing = {request.name: request for request in requests if self._find(request) is None}
         if missing:
             self._run(list(missing.values()), title)
-        return [json.loads(self._file(request).read_text()) for request in requests]
+        return [json.loads((self._find(request) or self._file(request)).read_text()) for request in requests]
 
     def _shortened(self, request: Request) -> Request:
         if self.steps is None:
             return request
         return replace(request, run=replace(request.run, examples=self.steps * request.run.batch_size))
+
+    def _find(self, request: Request) -> Path | None:
+        """The record of this run, perhaps evaluated on more splits."""
+        files = (self._file(asked) for asked in (request, replace(request, splits=(VALIDATION, *TEST_SPLITS))))
+        return next((file for file in files if file.exists()), None)
 
     def _file(self, request: Request) -> Path:
         return self.folder / "records" / f"{request.name}.json"

@@ -2,6 +2,7 @@
 """What the benchmark writes: a page, its tables as CSV, and its figures as SVG."""
 
 import csv
+import math
 import os
 import platform
 import statistics
@@ -17,6 +18,7 @@ from comparison import QUERY_METRICS, REFERENCES, SCALARS, Row
 from evaluation import DIRECTIONS
 from methods import METHODS, TRIALS
 from records import VALIDATION
+from statistics_of_runs import Difference
 from towers import load_emoji
 
 
@@ -121,12 +123,19 @@ def draw_differences(rows: Sequence[Row], file: Path) -> None:
     figure, axes = plt.subplots(1, 4, figsize=(12, 0.28 * len(compared) + 1.3), sharey=True, layout="constrained")
     metrics = [f"{direction}_{name}" for direction in DIRECTIONS for name in ("recall@1", "ndcg@10")]
     for axis, metric in zip(axes, metrics, strict=True):
+        limit = _limit([row.differences["infonce", metric] for row in compared])
         for place, row in enumerate(compared):
             difference = row.differences["infonce", metric]
             certain = row.corrected["infonce", metric] < SIGNIFICANT
             color = ("tab:green" if difference.mean > 0 else "tab:red") if certain else "gray"
+            if abs(difference.mean) > limit:
+                axis.plot(
+                    math.copysign(limit, difference.mean), place, ">" if difference.mean > 0 else "<", color=color
+                )
+                continue
             axis.plot([difference.low, difference.high], [place, place], color=color)
             axis.plot(difference.mean, place, "o", color=color, markersize=4)
+        axis.set_xlim(-1.05 * limit, 1.05 * limit)
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_title(short(metric), fontsize=9)
         axis.tick_params(labelsize=8)
@@ -134,6 +143,12 @@ def draw_differences(rows: Sequence[Row], file: Path) -> None:
     axes[0].invert_yaxis()
     figure.supxlabel("difference from infonce, in points", fontsize=9)
     save_figure(figure, file)
+
+
+def _limit(differences: Sequence[Difference]) -> float:
+    """The farthest end of an interval, but for differences so large that no other could be seen beside them."""
+    ends = [max(-difference.low, difference.high) for difference in differences if abs(difference.mean) < 20]
+    return max([1.0, *ends])
 
 
 def write_analysis(analysis: Analysis, points: Sequence[Point], folder: Path) -> list[str]:
@@ -229,12 +244,17 @@ def draw_retrievals(found: Mapping[str, Mapping[str, Any]], split: str, file: Pa
     emoji = load_emoji(split)
     texts = list(dict(zip(emoji["caption"], emoji["emoji_id"], strict=True)).items())
     chosen = sorted(torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))[:queries].tolist())
-    figure, axes = plt.subplots(queries, 5 * len(found), figsize=(1.0 * 5 * len(found), 1.25 * queries))
+    # A narrow empty column parts the methods.
+    widths = ([1.0] * 5 + [0.25]) * len(found)
+    size = (sum(widths), 1.25 * queries)
+    figure, axes = plt.subplots(queries, len(widths), figsize=size, gridspec_kw={"width_ratios": widths})
+    for axis in axes[:, 5::6].flat:
+        axis.axis("off")
     for line, query in enumerate(chosen):
         name, identity = texts[query]
         for block, (method, result) in enumerate(found.items()):
             for place, row in enumerate(result[split]["found"][query]):
-                axis = axes[line, 5 * block + place]
+                axis = axes[line, 6 * block + place]
                 axis.imshow(emoji[row]["image"])
                 axis.set_xticks([])
                 axis.set_yticks([])

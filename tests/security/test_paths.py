@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import tarfile
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -262,8 +263,6 @@ class TestImages:
         }[where]
         plain = encoded()
         png = plain[:33] + chunk(where.encode(), content) + plain[33:]
-        import tracemalloc
-
         tracemalloc.start()
         try:
             decode_image({"bytes": png, "path": None})
@@ -328,3 +327,36 @@ class TestShards:
             assert row["image"].convert("RGB").getpixel((3, 3))[0] > 200
         made = {path for path in set(tmp_path.rglob("*")) - before if "cache" not in path.parts}
         assert made == {folder / "00000.tar"}
+
+    def test_what_claims_to_be_large_is_not_read(self, tmp_path):
+        """A sparse member of 200 GB takes no room in an archive; a member that announces 200 GB ends with the file."""
+        picture = encoded(kind="JPEG")
+        good = [member("0.jpg", content=picture), member("0.txt", content=b"a red bus")]
+        write_tar(tmp_path / "00000.tar", good)
+        header = tarfile.TarInfo("1.jpg")
+        header.size = 200 * 2**30
+        content = (tmp_path / "00000.tar").read_bytes()
+        end = content.index(b"a red bus") + 512
+        (tmp_path / "00000.tar").write_bytes(content[:end] + header.tobuf(tarfile.GNU_FORMAT) + b"x" * 1000)
+        sparse = tarfile.TarInfo("0.jpg")
+        sparse.type = tarfile.GNUTYPE_SPARSE
+        block = bytearray(sparse.tobuf(tarfile.GNU_FORMAT))
+        block[483:495] = b"\x80" + (200 * 2**30).to_bytes(11, "big")
+        block[148:156] = b"%06o\0 " % (sum(block[:148]) + 8 * 32 + sum(block[156:]))
+        (tmp_path / "00001.tar").write_bytes(bytes(block) + content)
+        tracemalloc.start()
+        rows = list(load_pairs([tmp_path / "00000.tar", tmp_path / "00001.tar"], streaming=True))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert [row["caption"] for row in rows] == ["a red bus"] * 2 and peak < 100_000_000
+
+    @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+    def test_headers_without_end(self, tmp_path, kind):
+        """Each header of such a kind says something of the next, which is read within it."""
+        write_tar(
+            tmp_path / "00000.tar",
+            [member("0.jpg", content=encoded(kind="JPEG")), member("0.txt", content=b"a red bus")]
+            + [member("x", kind, content=b"12 path=a.b\n")] * 3000,
+        )
+        rows = list(load_pairs(tmp_path / "00000.tar", streaming=True))
+        assert [row["caption"] for row in rows] == ["a red bus"]

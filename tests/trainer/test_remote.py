@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import PIL.Image
 import pytest
 
-from trainer.data import ImageDecodingError, ImageFetchError, decode_image, fetch_image, remote
+from trainer.data import ImageDecodingError, ImageFetchError, PairCollator, decode_image, fetch_image, remote
 from trainer.data.remote import fetched
 
 
@@ -173,6 +173,19 @@ class TestFetched:
         # The same address is asked once, and several at the same time.
         assert Server.asked["/ok/red"] == 1
         assert Server.most_together > 1
+
+    def test_a_pair_whose_image_is_gone_is_left_out_and_counted(self, server, tiny_processor):
+        rows = [
+            {"image": {"bytes": None, "path": f"{server}/{path}"}, "caption": "a red bus", "pair_id": number}
+            for number, path in enumerate(["ok/red", "missing", "ok/blue"])
+        ]
+        collator = PairCollator(tiny_processor).for_evaluation()
+        assert collator(rows)["pair_ids"].tolist() == [0, 2]
+        assert sum(collator.skipped.values()) == 1
+        asked = Server.asked.total()
+        seen = [{**row, "vision_tower_features": [0.0]} for row in rows]
+        assert collator(seen)["pair_ids"].tolist() == [0, 1, 2]
+        assert Server.asked.total() == asked
 
     def test_rows_without_addresses_are_left_alone(self):
         rows = [{"image": {"bytes": b"x", "path": None}}]

@@ -17,6 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer import load_pairs, mix_pairs
+from trainer.cli.loading import open_pairs
+from trainer.cli.sources import PairArguments
 from trainer.data import SeededStream, undecoded
 from trainer.data.locating import ImageLocator
 from trainer.data.sources import expand_braces
@@ -265,6 +267,23 @@ class TestJson:
             load_pairs(file, streaming=True)
 
 
+class TestCommandLine:
+    def test_image_dir_is_for_any_file(self, folder):
+        rows = [{"image": f"sub/{seed}.png", "captions": {"en": f"w{seed}", "de": "x"}} for seed in range(3)]
+        (folder / "pairs.json").write_text(json.dumps(rows))
+        source = PairArguments(
+            dataset=str(folder / "pairs.json"), image_dir=str(folder / "images"), language=["en"], prompt="a {caption}"
+        )
+        pairs = open_pairs(source)
+        assert pairs["captions"][:] == [["a w0"], ["a w1"], ["a w2"]] and same_images(pairs, range(3))
+
+    def test_patterns_are_names_of_data_sets(self, tmp_path):
+        for shard in range(2):
+            write_tar(tmp_path / f"{shard}.tar", sample(shard))
+        stream = open_pairs(PairArguments(dataset=str(tmp_path / "{0..1}.tar"), max_rows=2), streaming=True)
+        assert sorted(row["caption"] for row in stream) == ["number 0", "number 1"]
+
+
 class TestTables:
     def test_conceptual_captions(self, tmp_path):
         lines = ['a "quoted word\thttps://host/0.jpg', "null\thttp://host/1.jpg", "\thttps://host/2.jpg"]
@@ -473,6 +492,15 @@ class TestMixPairs:
             # The pairs of both sources have the ids 0, 1 and so on.
             assert len({row["pair_id"] for row in mixed}) == 5
         assert mixed.num_shards == 4
+
+    def test_images_are_not_copied(self, tmp_path):
+        for name in ("a", "b"):
+            Dataset.from_list([{"image": picture(0), "text": name, "pair_id": 5}]).save_to_disk(str(tmp_path / name))
+        parts = [load_pairs(tmp_path / name) for name in ("a", "b")]
+        for mixed in (mix_pairs(parts), mix_pairs(parts, weights=[1, 1])):
+            assert same_images(mixed, [0, 0])
+            written = [path for path in tmp_path.glob("**/cache-*.arrow") if b"PNG" in path.read_bytes()]
+            assert written == []
 
     def test_ids_do_not_depend_on_the_company(self):
         both = mix_pairs({"a": pairs_of(2), "b": pairs_of(2)})["pair_id"][:]

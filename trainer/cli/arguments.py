@@ -13,6 +13,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
+from ..text import one_line
 from .errors import UsageError, did_you_mean
 
 
@@ -164,7 +165,7 @@ class CommandParser(HfArgumentParser):
             action = self._actions_by_field.get(key)
             if action is None:
                 hint = did_you_mean(key, self._actions_by_field)
-                raise UsageError(f"{file}: `{key}` is no argument of `{self.prog}`.{hint}")
+                raise UsageError(f"{file}: `{one_line(key)}` is no argument of `{self.prog}`.{hint}")
             action.default = self._converted(file, key, value, action)
             action.required = False
             if not action.option_strings and action.nargs is None:
@@ -264,7 +265,7 @@ def _read_yaml(file: str) -> Mapping[str, Any]:
         content = yaml.load(Path(file).expanduser().read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506
     except FileNotFoundError as error:
         raise UsageError(f"There is no file {file!r} (--config).") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if content is not None and not isinstance(content, dict):
         raise UsageError(f"{file} must have one `argument: value` a line, got a {type(content).__name__}.")

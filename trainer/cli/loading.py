@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoPro
 import modeling_sacl  # Registers the Auto classes.
 
 from ..data import load_karpathy, load_pairs
+from ..data.sources import is_karpathy
 from .errors import CommandError, did_you_mean
 from .sources import ModelArguments, PairArguments
 
@@ -97,7 +98,7 @@ def open_pairs(source: PairArguments, keep_columns: tuple[str, ...] = (), stream
     Raises:
         CommandError: if the split has to be named.
     """
-    if source.image_dir is not None:
+    if source.image_dir is not None and is_karpathy(source.dataset):
         pairs: Any = load_karpathy(source.dataset, source.image_dir, source.split or "test")
     else:
         check_dataset_name(source.dataset)
@@ -110,6 +111,9 @@ def open_pairs(source: PairArguments, keep_columns: tuple[str, ...] = (), stream
             caption_columns=source.caption_columns,
             pair_id_column=source.pair_id_column,
             keep_columns=keep_columns,
+            language=source.language,
+            prompt=source.prompt,
+            image_root=source.image_dir,
             streaming=streaming,
             follow_links=source.follow_links,
         )
@@ -127,7 +131,9 @@ def open_pairs(source: PairArguments, keep_columns: tuple[str, ...] = (), stream
 def check_dataset_name(name: str) -> None:
     """Raises a CommandError for what is neither here nor could be the name of a repository."""
     path = Path(name).expanduser()
-    if "://" in name or path.exists() or name.count("/") == 1 and not name.startswith((".", "~", "/")):
+    is_pattern = any(character in name for character in "*?[{")
+    could_be_a_repository = name.count("/") == 1 and not name.startswith((".", "~", "/"))
+    if "://" in name or is_pattern or path.exists() or could_be_a_repository:
         return
     hint = did_you_mean(name, _beside(name))
     raise CommandError(f"There is no data set {name!r}: no file or folder of this name.{hint}")

@@ -25,7 +25,9 @@ class PairArguments:
 
     _argument_group_name = "pairs"
 
-    dataset: str = option("Hub id, folder, or file (Parquet, JSON, CSV, Arrow); Karpathy's JSON with --image_dir")
+    dataset: str = option(
+        "Hub id, folder, file (tar, Parquet, JSON, CSV, TSV, Arrow), or pattern such as '{00..31}.tar'"
+    )
     split: str | None = option("its split; needed if it has several", None)
     dataset_name: str | None = option("its configuration", None)
     dataset_revision: str | None = option("branch, tag or commit of the data set on the Hub", None)
@@ -34,6 +36,8 @@ class PairArguments:
         "its columns of captions (default: the first that looks like one)", None
     )
     pair_id_column: str | None = option("its column that says which rows belong together", None)
-    image_dir: str | None = option("folder of the images that a file in Karpathy's format names", None)
+    image_dir: str | None = option("folder of the images that a file names (default: that of the file)", None)
+    language: list[str] | None = option("which languages of a column that holds captions by language", None)
+    prompt: str | None = option("what becomes of a caption, such as 'a photo of a {caption}'", None)
     max_rows: int | None = option("use only so many rows, the first", None)
     follow_links: bool = option("let a folder have links to what is outside of it", False)

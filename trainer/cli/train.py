@@ -177,8 +177,6 @@ def _check(start: StartArguments, source: TrainPairArguments) -> None:
         raise UsageError("Give --model, or --vision_model and --text_model. See `sacl train --help`.")
     if start.model is not None and towers != (None, None):
         raise UsageError("--model is a whole model: leave out --vision_model and --text_model, or --model.")
-    if source.streaming and source.image_dir is not None:
-        raise UsageError("--streaming reads no file in Karpathy's format: leave it out.")
     if not source.augment and (source.min_crop is not None or source.fill is not None):
         raise UsageError("--min_crop and --fill are for augmentation, which is switched off.")
 

@@ -254,7 +254,8 @@ class ImageTextCollator:
         """What `_read` makes of the rows, a list for each part, without those that it finds unusable."""
         found: list[tuple[Any, ...]] = []
         reasons: Counter[str] = Counter()
-        for row in fetched(rows):
+        # What a locked tower has seen already is not fetched.
+        for row in rows if rows and TOWER_COLUMNS["vision"] in rows[0] else fetched(rows):
             try:
                 found.append(self.read(row).parts)
             except UnusablePair as problem:
@@ -496,8 +497,9 @@ class PairCollator(ImageTextCollator):
         Returns:
             [`PairCollator`]: A copy with counts of its own.
         """
-        without_chance = {"caption_sampling": "first", "deterministic_masking": True}
-        return replace(self, image_transform=None, second_views=False, **without_chance)
+        return replace(
+            self, image_transform=None, second_views=False, caption_sampling="first", deterministic_masking=True
+        )
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """

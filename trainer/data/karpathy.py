@@ -1,14 +1,13 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """The splits in which COCO and Flickr30k are compared: one JSON file beside a folder of images."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, Image, List, Value
 
-from ..paths import is_inside
+from ..paths import is_inside, read_json
 from .pairs import clean_captions
 
 
@@ -57,7 +56,7 @@ def load_karpathy(
     ```
     """
     entries = _read_entries(Path(annotations))
-    splits = {entry.get("split") for entry in entries}
+    splits = {entry["split"] for entry in entries}
     wanted = {split, _ALSO_TRAIN} if split == "train" else {split}
     if not splits & wanted:
         raise ValueError(f"{annotations} has no split {split!r}, only {', '.join(sorted(map(repr, splits)))}.")
@@ -65,45 +64,47 @@ def load_karpathy(
         raise ValueError(f"`max_captions` must be at least 1, got {max_captions}.")
     if not Path(image_dir).is_dir():
         raise FileNotFoundError(f"The folder of images {os.fspath(image_dir)!r} does not exist.")
-    rows = [_read_row(entry, Path(image_dir), max_captions) for entry in entries if entry.get("split") in wanted]
+    rows = [_read_row(entry, Path(image_dir), max_captions) for entry in entries if entry["split"] in wanted]
     features = Features({"image": Image(), "captions": List(Value("string")), "pair_id": Value("int64")})
     return Dataset.from_list(rows, features=features)
 
 
 def karpathy_splits(annotations: str | os.PathLike) -> set[str]:
     """The splits that a file in Karpathy's format has."""
-    splits = {entry.get("split") for entry in _read_entries(Path(annotations))}
-    return {"train" if split == _ALSO_TRAIN else split for split in splits if isinstance(split, str)}
+    splits = {entry["split"] for entry in _read_entries(Path(annotations))}
+    return {"train" if split == _ALSO_TRAIN else split for split in splits}
 
 
 def _read_entries(annotations: Path) -> list[dict[str, Any]]:
     if not annotations.is_file():
         raise FileNotFoundError(f"The annotations {str(annotations)!r} do not exist.")
-    try:
-        content = json.loads(annotations.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{annotations} is no JSON file: {error}") from error
+    content = read_json(annotations)
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries) or not entries:
         raise ValueError(
             f'{annotations} is not in Karpathy\'s format: a JSON object with a list "images" is expected. Other '
             "formats are read by `load_pairs`."
         )
+    for entry in entries:
+        if not isinstance(entry.get("split"), str):
+            raise ValueError(f"An image in the annotations lacks `split`: {entry!r:.200}")
     return entries
 
 
 def _read_row(entry: dict[str, Any], image_dir: Path, max_captions: int | None) -> dict[str, Any]:
     try:
-        name, image_id = entry["filename"], int(entry["imgid"])
+        folder, name, image_id = entry.get("filepath", ""), entry["filename"], int(entry["imgid"])
         captions = clean_captions([sentence["raw"] for sentence in entry["sentences"]])
-    except (KeyError, TypeError, ValueError) as error:
+        if not isinstance(folder, str) or not isinstance(name, str) or not -(2**63) <= image_id < 2**63:
+            raise TypeError("names are strings, and numbers have 64 bits")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"An image in the annotations lacks `filename`, `imgid` or `sentences` with `raw`: {entry!r:.200}"
         ) from error
     if not captions:
         raise ValueError(f"The image {name!r} has no caption.")
     return {
-        "image": _find_image(image_dir, entry.get("filepath", ""), name),
+        "image": _find_image(image_dir, folder, name),
         "captions": captions[:max_captions],
         "pair_id": image_id,
     }

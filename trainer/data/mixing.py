@@ -142,8 +142,8 @@ def _prepared(part: Any, name: str, features: Features) -> Any:
     """A source with ids of its own, in the form of the mixture. Images are not copied."""
     part = undecoded(part)
     caption = "captions" if "captions" in part.features else "caption"
-    made = ["pair_id"] if caption in features else ["pair_id", caption]
-    restate = partial(_restated, name=name, wrap=caption not in features)
+    made = ["pair_id"] if features.get(caption) == part.features[caption] else ["pair_id", caption]
+    restate = partial(_restated, name=name, several="captions" in features)
     if isinstance(part, IterableDataset):
         part = part.map(restate, batched=True, batch_size=16, remove_columns=made)
         # Features are set by `cast` and not given to `map`, whose output would then never be decoded.
@@ -151,10 +151,13 @@ def _prepared(part: Any, name: str, features: Features) -> Any:
     kept = part.select_columns([column for column in features if column in part.column_names and column not in made])
     target = Features({column: features[column] for column in features if column not in kept.column_names})
     new = part.select_columns(made).map(restate, batched=True, remove_columns=made, features=target)
-    return concatenate_datasets([kept, new], axis=1).select_columns(list(features)).cast(features)
+    whole = concatenate_datasets([kept, new], axis=1).select_columns(list(features))
+    return whole.cast_column("image", features["image"])  # `cast` would copy them
 
 
-def _restated(batch: dict[str, list[Any]], name: str, wrap: bool) -> dict[str, list[Any]]:
+def _restated(batch: dict[str, list[Any]], name: str, several: bool) -> dict[str, list[Any]]:
     ids = [hash_63_bits(name.encode(), repr(identifier).encode()) for identifier in batch["pair_id"]]
-    captions = {"captions": [[caption] for caption in batch["caption"]]} if wrap else {}
+    captions: dict[str, list[Any]] = {column: batch[column] for column in ("caption", "captions") if column in batch}
+    if several and "caption" in captions:
+        captions = {"captions": [[caption] for caption in captions["caption"]]}
     return {"pair_id": ids, **captions}

@@ -737,6 +737,7 @@ def load_pairs(
         "cache_dir": None if cache_dir is None else os.fspath(cache_dir),
     }
     dataset: PairDataset
+    locate: ImageLocator | None
     if isinstance(source, (Dataset, DatasetDict, IterableDataset, IterableDatasetDict)):
         only_to_open = {
             "streaming": streaming,

@@ -1,7 +1,6 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """Visual question answering: reading VQA's files, and from rows with a question to a batch with weighted answers."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 
 from ..embedding import text_options
+from ..paths import read_json
 from .collator import ImageTextCollator, check_columns
 from .usable import UnusablePair
 
@@ -173,7 +173,8 @@ def weigh_answers(answers: Sequence[str], weights: Sequence[float] | None = None
     if weights is None:
         # Whole numbers until the last division: the weights of ten people are those of a table.
         return {answer: count / len(answers) for answer, count in Counter(answers).items() if answer}
-    if len(weights) != len(answers) or not all(weight >= 0 for weight in weights):
+    numbers = isinstance(weights, Iterable) and all(isinstance(weight, int | float) for weight in weights)
+    if not numbers or len(weights) != len(answers) or not all(weight >= 0 for weight in weights):
         raise ValueError(
             f"`weights` have to be numbers of at least 0, one for each of the {len(answers)} answers, got {weights!r}."
         )
@@ -266,6 +267,8 @@ def load_vqa(
     content = _read_json(questions, "questions")
     asked = content["questions"]
     subtype = str(content.get("data_subtype", "")).replace("-dev", "")
+    for question in asked:
+        _check_entry(question, {"question": str, "question_id": int, "image_id": int}, questions)
     files = [image_file.format(subtype=subtype, image_id=question["image_id"]) for question in asked]
     present = set(os.listdir(image_dir))
     if missing := sorted(set(files) - present):
@@ -286,7 +289,13 @@ def load_vqa(
         "image_id": Value("int64"),
     }
     if annotations is not None:
-        answered = {row["question_id"]: row for row in _read_json(annotations, "annotations")["annotations"]}
+        told = _read_json(annotations, "annotations")["annotations"]
+        for row in told:
+            kinds = {"question_id": int, "answers": list, "question_type": str, "answer_type": str}
+            _check_entry(row, kinds, annotations)
+            for answer in row["answers"]:
+                _check_entry(answer, {"answer": str}, annotations)
+        answered = {row["question_id"]: row for row in told}
         if missing := [number for number in columns["question_id"] if number not in answered]:
             raise ValueError(
                 f"{len(missing):,} of {len(asked):,} questions have no annotation, such as question {missing[0]}: the "
@@ -301,8 +310,15 @@ def load_vqa(
     return Dataset.from_dict(columns, features=Features(features))
 
 
+def _check_entry(entry: Any, kinds: Mapping[str, type], path: str | os.PathLike) -> None:
+    for name, kind in kinds.items():
+        value = entry.get(name) if isinstance(entry, dict) else None
+        if type(value) is not kind or (kind is int and not -(2**63) <= value < 2**63):
+            raise ValueError(f"In {os.fspath(path)}, an entry lacks `{name}` ({kind.__name__}): {entry!r:.200}")
+
+
 def _read_json(path: str | os.PathLike, key: str) -> dict[str, Any]:
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get(key), list):
         raise ValueError(f"{os.fspath(path)} is no file of VQA {key}: it has no list `{key}`.")
     return content

@@ -232,7 +232,7 @@ def _open_files(source: Source, files: list[str], suffix: str, folder: str | Non
     locate = source.locator(folder)
     if suffix == ".json" and len(files) == 1:
         beginning = _beginning(files[0], source.storage_options)
-        if _KARPATHY.match(beginning):
+        if is_karpathy(files[0], beginning):
             return OpenSource(_open_karpathy(source, files[0], folder), None)
         if beginning.lstrip()[:1] == b"[":
             rows = _read_json_list(files[0], source.storage_options)
@@ -266,6 +266,19 @@ def _open_tar(source: Source, files: list[str]) -> PairDataset:
         cache_dir=source.load_arguments.get("cache_dir"),
     )
     return _only_train(source, dataset)
+
+
+def is_karpathy(path: str, beginning: bytes | None = None) -> bool:
+    """
+    Whether a path is that of a file in Karpathy's format, by how it begins (see [`load_karpathy`]).
+
+    Args:
+        path (`str`): The path.
+        beginning (`bytes`, *optional*): How the file begins, if it was read already.
+    """
+    if beginning is None:
+        beginning = _beginning(path, {}) if path.lower().endswith(".json") and os.path.isfile(path) else b""
+    return _KARPATHY.match(beginning) is not None
 
 
 def _beginning(path: str, storage_options: Mapping[str, Any]) -> bytes:

@@ -4,6 +4,7 @@
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,7 +31,8 @@ class _Visit(NamedTuple):
     offset: int = 0
 
 
-class _Plan(NamedTuple):
+@dataclass(frozen=True)
+class _Plan:
     """What one reader reads: first what is listed, then visit `start` and every `step`-th after it, without end."""
 
     listed: tuple[_Visit, ...]

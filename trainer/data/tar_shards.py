@@ -11,7 +11,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import fsspec
 from datasets import Dataset, Features, Image, IterableDataset, List, Value
@@ -28,6 +28,7 @@ MAX_TEXT_BYTES = 2**20
 
 _NAME = re.compile(r"((?:.*/|)[^/.]+)\.([^/]*)")
 _SAMPLES_FOR_COLUMNS = 32
+_READS_BEHIND_THE_END = 100
 _KEY = "__key__"
 
 
@@ -135,17 +136,37 @@ def _samples(file: IO[bytes], shard: str) -> Iterator[dict[str, Any]]:
                     yield sample
                 sample = {_KEY: name}
             _add(sample, suffix, content)
-    except (tarfile.TarError, EOFError) as error:
+    # A header may say nonsense, or thousands of headers each something of the next, which `tarfile` reads within one
+    # another.
+    except (tarfile.TarError, EOFError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         logger.warning(f"The shard {shard!r} is damaged, and is read up to there: {error}.")
     if sample:
         yield sample
 
 
+class _Ending:
+    """
+    A file that says when it is read on and on behind its end: `tarfile` passes over a member in steps of 10 kB,
+    however large a header says that it is, and would take years for some.
+    """
+
+    def __init__(self, file: IO[bytes]):
+        self.file = file
+        self.reads_behind_the_end = 0
+
+    def read(self, size: int = -1) -> bytes:
+        content = self.file.read(size)
+        self.reads_behind_the_end += not content
+        if self.reads_behind_the_end > _READS_BEHIND_THE_END:
+            raise EOFError("it ends within a file")
+        return content
+
+
 def _members(file: IO[bytes]) -> Iterator[tuple[str, str, bytes]]:
     # "r|" is one pass without looking back, and without decompressing, by which a small file could become a large one.
-    with tarfile.open(fileobj=file, mode="r|") as archive:
+    with tarfile.open(fileobj=cast(IO[bytes], _Ending(file)), mode="r|") as archive:
         for member in archive:
-            archive.members = []  # They would be kept for looking back.
+            archive.members = []  # type: ignore[attr-defined]  # They would be kept for looking back.
             match = _NAME.fullmatch(member.name)
             if not member.isreg() or match is None:
                 continue
