@@ -755,8 +755,8 @@ class SaclTrainer(SavingTrainer):
         self._metrics["train"].clear()
         self._fresh_features.clear()
         self._pending_logs.carry_over()
-        self.catch_up_with_pushing()
         self.skipped_pairs.start(resumed=self.state.global_step > 0)
+        self.catch_up_with_pushing()
 
     def _resume_stream(self, stream: SeededStream) -> None:
         """The parent throws away as many batches as were used; of a stream that was restored, these are empty."""
