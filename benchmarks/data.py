@@ -8,7 +8,7 @@ web data sets are, drawn from a seed and saved as JPEG, WebP (both at quality 90
 Parquet file, and as tar shards. Each loader gives batches of float32 pixels, normalised, and tokens, of the same size
 from the same files, with the same tokenizer and no masking:
 
-- ours: `load_pairs`, the wrapper in which the trainer seeds rows, `PairCollator`;
+- ours: `load_pairs`, what the trainer puts around it to seed rows and replace broken ones, `PairCollator`;
 - torchvision + PIL: a `Dataset` that opens the image with PIL, `torchvision.transforms`, the default collation;
 - torchvision v2: the same with `torchvision.transforms.v2` on uint8 tensors, as torchvision recommends;
 - open_clip: its WebDataset loader and its transforms, for tar shards alone (`pip install ".[benchmark]"`).
@@ -53,6 +53,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from modeling_sacl import SaclProcessor
 from trainer import PairCollator, load_pairs
 from trainer.data import SeededPairs, SeededStream, undecoded
+from trainer.data.usable import usable_rows
 
 
 FORMATS = {
@@ -193,7 +194,7 @@ def ours(case: Case, tokenizer: PreTrainedTokenizerFast) -> Iterable:
     options = {"streaming": True} if is_stream else {"cache_dir": case.cache}
     dataset = undecoded(load_pairs(case.folder, split="train", **options))
     seeded = SeededStream(dataset, 0) if is_stream else SeededPairs(dataset, 0)
-    return DataLoader(seeded, batch_size=case.batch_size, collate_fn=collator)
+    return DataLoader(usable_rows(seeded, collator), batch_size=case.batch_size, collate_fn=collator)
 
 
 def plain_pixels(size: int, mode: str) -> Callable:

@@ -11,7 +11,7 @@ deleting an old one; pushing), for so long as that took the undisturbed run, or 
 when it died, which it writes into shared memory and nobody changes afterwards. Then another process resumes it, by
 `resume_from_checkpoint=True`, at once: the lock on the folder must be free. So on, until the run has ended; then its
 log, step by step, and every tensor of its last checkpoint are compared with those of the undisturbed run, and every
-commit of its repository is read: it must hold one whole checkpoint, and the last one the last. Every other run has a
+commit of its repository is read: each must hold one whole checkpoint, and the last one the last. Every other run has a
 data worker, whose orphans stay behind. Processes are forked off one that has imported everything and computed nothing.
 Needs Linux. Writes benchmarks/results/soak.md, and ends with 1 if anything differs.
 """
@@ -336,17 +336,14 @@ def wait_for_hub() -> None:
     raise SystemExit("The Hub on loopback did not start.")
 
 
-def pushed(root: str, run: Run) -> tuple[int, int]:
-    """How many commits a run has made, and how many of them do not hold one whole checkpoint, or not the last."""
+def pushed(root: str, run: Run) -> tuple[int, int, bool]:
+    """How many commits a run has made, how many of them do not hold one whole checkpoint, and if the last is ours."""
     storage = Storage(root)
     repository: Repository = storage.repository("model", run.repository)
     commits = [commit["files"] for commit in list(repository.history("main"))[:-1]]
     broken = sum(not is_whole(storage, files) for files in commits)
-    newest, last = commits[0], Path(str(last_checkpoint(run.folder)))
-    ours = xxhash.xxh3_128_hexdigest((last / "model.safetensors").read_bytes())
-    for name in ("model.safetensors", "last-checkpoint/model.safetensors"):
-        broken += ours != xxhash.xxh3_128_hexdigest(storage.get(newest[name]["sha256"]))
-    return len(commits), broken
+    ours = (Path(str(last_checkpoint(run.folder))) / "model.safetensors").read_bytes()
+    return len(commits), broken, storage.get(commits[0]["model.safetensors"]["sha256"]) == ours
 
 
 def is_whole(storage: Storage, files: dict[str, dict]) -> bool:
@@ -368,10 +365,11 @@ class Report:
     other_states: int
     commits: int
     broken_commits: int
+    not_pushed: int
     seconds: float
 
     def is_good(self) -> bool:
-        return not (self.other_logs or self.other_states or self.broken_commits)
+        return not (self.other_logs or self.other_states or self.broken_commits or self.not_pushed)
 
     def lines(self) -> list[str]:
         died = [phases for run in self.runs for phases in run.died]
@@ -403,7 +401,8 @@ class Report:
             f"run's: {self.other_logs}.",
             f"- Runs whose last checkpoint (weights, teacher, queue, optimiser, schedule, random state) differs from "
             f"it in a bit: {self.other_states}.",
-            f"- {self.commits} commits were pushed; {self.broken_commits} do not hold one whole checkpoint.",
+            f"- {self.commits} commits were pushed; {self.broken_commits} do not hold one whole checkpoint. Runs "
+            f"whose last commit is not of their last checkpoint: {self.not_pushed}.",
             f"- {self.seconds / 60:.1f} minutes.",
         ]
 
@@ -418,17 +417,18 @@ def campaign(folder: Path, kills: int, steps: int, seed: int) -> Report:
     finish(material, undisturbed, steps, None, usual)
     log, state = undisturbed.log(), undisturbed.state()
     killer, runs = Killer(seed, kills, usual), []
-    report = Report(runs, steps, 0, 0, 0, 0, 0.0)
+    report = Report(runs, steps, 0, 0, 0, 0, 0, 0.0)
     while killer.left > 0:
         run = Run(folder / f"run-{len(runs)}", workers=len(runs) % 2)
         finish(material, run, steps, killer)
         runs.append(run)
         verify_checkpoint(str(last_checkpoint(run.folder)))
-        commits, broken = pushed(root, run)
+        commits, broken, is_last = pushed(root, run)
         report.other_logs += run.log() != log
         report.other_states += run.state() != state
         report.commits += commits
         report.broken_commits += broken
+        report.not_pushed += not is_last
         print(f"{run.folder.name}: {len(run.died)} kills, {killer.left} left", file=sys.stderr, flush=True)
     report.seconds = time.monotonic() - began
     return report

@@ -5,9 +5,9 @@
 
 Start-up: the processor time that a worker has used, and the seconds that have gone by, when it is given its first row;
 by `fork` (it is a copy of the process that made it), by `spawn` (a new Python, which imports what the data set and the
-collator need) and by `forkserver` (a copy of a new Python, which imports the same unless it was told to do so before it
-was copied). The way: the processor time of both sides for a batch made in a worker, beside the same batch made in
-place, with pixels normalised by the worker (float32), or left as they are (uint8) and normalised where they are used.
+collator need) and by `forkserver` (a copy of a new Python, which imports the same unless that was done before it was
+copied). The way: the processor time of both sides for a batch made in a worker, beside the same batch made in place,
+with pixels normalised by the worker (float32), or left as they are (uint8) and normalised where they are used.
 Writes benchmarks/results/workers.md.
 """
 

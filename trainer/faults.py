@@ -108,7 +108,7 @@ def is_disk_full(error: BaseException, folder: str | os.PathLike) -> bool:
     if getattr(error, "errno", None) in _FULL or any(words in str(error) for words in _FULL_IN_WORDS):
         return True
     try:
-        with tempfile.TemporaryFile(dir=folder) as probe:
+        with tempfile.TemporaryFile(dir=os.fspath(folder)) as probe:
             probe.write(bytes(_PROBE_SIZE))
             probe.flush()
             os.fsync(probe.fileno())

@@ -3,6 +3,7 @@
 
 import os
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,12 @@ from .renamed_weights import load_renamed_weights
 from .run_lock import RunLock
 from .sacl_config import SaclTrainingArguments
 from .sharding import with_scalars
-from .shared_checkpoints import LAST_CHECKPOINT, HubCheckpoint, fetch_checkpoint
+from .shared_checkpoints import LAST_CHECKPOINT, HubCheckpoint, arrays_allowed, fetch_checkpoint
 from .sharing import (
+    PUSHED_STEP_NAME,
     BackgroundPushes,
     HubRepository,
+    Staged,
     check_options,
     discard_leftovers,
     save_training_arguments,
@@ -305,6 +308,10 @@ class SavingTrainer(Trainer):
             super()._load_best_model()
         load_renamed_weights(self.model, self.state.best_model_checkpoint)
 
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with arrays_allowed():  # A push may be reading its copy.
+            super()._load_rng_state(checkpoint)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with tensors_only():
             super()._load_optimizer_and_scheduler(checkpoint)
@@ -321,7 +328,7 @@ class SavingTrainer(Trainer):
 
     def _restore_training_state(self, path: str) -> None:
         # What is not logged yet is no loss worth stopping for, and a stream can be read again.
-        if not os.path.exists(path) and set(self._stateful_parts()) <= {"logs", "stream"}:
+        if not os.path.exists(path) and set(self._stateful_parts()) <= {"logs", "skipped", "stream"}:
             return
         # Processes on one processor call theirs "cpu:0", which safetensors does not know.
         device = "cpu" if self.args.device.type == "cpu" else str(self.args.device)
@@ -454,6 +461,29 @@ class SavingTrainer(Trainer):
         except OSError as error:  # The checkpoint itself is sealed, and goes out with the next one.
             logger.error(f"The checkpoint {checkpoint_folder} is not pushed, and the training goes on. {error}")
             return
-        message = f"Training in progress, step {self.state.global_step}"
-        push = partial(self._repository.push, staged, message, revision=self.args.hub_revision)
+        push = partial(self._push_and_note, staged, self.state.global_step)
         self.push_in_progress.submit(f"The checkpoint {checkpoint_folder}", push, staged)
+
+    def _push_and_note(self, staged: Staged, step: int) -> CommitInfo:
+        message = f"Training in progress, step {step}"
+        commit = self._repository.push(staged, message, revision=self.args.hub_revision)
+        # On a full disk it would only be pushed again.
+        with suppress(OSError):
+            Path(self.args.output_dir, PUSHED_STEP_NAME).write_text(str(step), encoding="utf-8")
+        return commit
+
+    def catch_up_with_pushing(self) -> None:
+        """
+        Pushes the checkpoint that the training has resumed from, if the process before was stopped before it had:
+        there may be none after it.
+        """
+        folder = os.path.join(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.args.push_to_hub and self.is_world_process_zero() and os.path.isdir(folder):
+            if self._pushed_step() < self.state.global_step:
+                self._push_from_checkpoint(folder)
+
+    def _pushed_step(self) -> int:
+        try:
+            return int(Path(self.args.output_dir, PUSHED_STEP_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return 0

@@ -13,6 +13,9 @@ import json
 import os
 import re
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +46,19 @@ _TREE = "plain_values"
 # Pickles to safetensors and back ---------------------------------------------------------------------------------
 
 
+_LOADING = threading.RLock()
+
+
+@contextmanager
+def arrays_allowed() -> Iterator[None]:
+    """
+    Inside, `torch.load` takes arrays of numpy for plain values, in one thread at a time: what it takes is a list of
+    the whole process, and who has put something on it takes it off again, whoever still needs it.
+    """
+    with _LOADING, safe_globals():
+        yield
+
+
 def to_safetensors(source: str | os.PathLike, target: str | os.PathLike) -> None:
     """
     Writes what a file of `torch.save` holds as safetensors. Only tensors and plain values are unpickled.
@@ -56,7 +72,7 @@ def to_safetensors(source: str | os.PathLike, target: str | os.PathLike) -> None
     """
     tensors: dict[str, torch.Tensor] = {}
     try:
-        with safe_globals():
+        with arrays_allowed():
             content = torch.load(source, map_location="cpu", weights_only=True)
         description = _described(content, tensors)
     except Exception as error:  # A pickle that is none can end in any.

@@ -45,6 +45,8 @@ CARD_NAME = "README.md"
 STAGING_PREFIX = "_push-"
 # What the card said when it was pushed, to tell later what people have changed, here or there.
 PUSHED_CARD_NAME = "_pushed_card.md"
+# Of which step the checkpoint was that was pushed last.
+PUSHED_STEP_NAME = "_pushed_step.txt"
 
 # Models, processors, their code, the card and its pictures. Nothing else that lies about in a folder is shared.
 _SHARED_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".spm", ".tiktoken", ".jinja", ".md"}

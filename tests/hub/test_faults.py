@@ -289,6 +289,28 @@ class TestLeftovers:
         assert not leftover.exists()
 
 
+class TestLostPushes:
+    OPTIONS = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+
+    def test_what_a_kill_kept_from_being_pushed_is_pushed_on_resuming(self, hub, make_trainer, monkeypatch):
+        """Also when the training has come to its end, so that no other save would make up for it."""
+        for strategy in ("every_save", "end"):
+            options = {**self.OPTIONS, "hub_strategy": strategy, "hub_model_id": f"user/{strategy}"}
+            trainer = make_trainer(**options)
+            monkeypatch.setattr(trainer, "_push_from_checkpoint", lambda folder: None)
+            trainer.train()
+            make_trainer(**options).train(resume_from_checkpoint=True)
+        assert hub.commits("user/every_save") == ["Training in progress, step 2"]
+        assert hub.commits("user/end") == []
+
+    def test_what_was_pushed_is_not_pushed_again(self, hub, make_trainer):
+        for _ in range(2):
+            trainer = make_trainer(**self.OPTIONS, hub_strategy="every_save", hub_always_push=True)
+            trainer.train(resume_from_checkpoint=bool(hub.commits(REPO)))
+            assert hub.commits(REPO) == ["Training in progress, step 2", "Training in progress, step 1"]
+        assert len(hub.requests("POST", "/commit/")) == 2
+
+
 class TestBackground:
     def test_a_failed_push_is_said_and_the_next_one_makes_up_for_it(self, hub, make_trainer, clock, caplog, tmp_path):
         hub.fail("POST", "/commit/", status=500, times=4)

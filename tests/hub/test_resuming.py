@@ -2,6 +2,7 @@
 """A training goes on from the Hub as if nothing had happened, and nothing from there is unpickled unseen."""
 
 import random
+import threading
 from collections import OrderedDict
 from pathlib import Path
 
@@ -232,6 +233,29 @@ class TestWithoutPickles:
         tensor = torch.randn(3)
         found = self.there_and_back({"a": tensor, "b": tensor[:2]}, tmp_path)
         assert torch.equal(found["a"], tensor) and torch.equal(found["b"], tensor[:2])
+
+    def test_a_push_and_the_training_read_random_numbers_at_the_same_time(self, make_trainer, tmp_path, monkeypatch):
+        """What torch lets be unpickled is a list of the process: who leaves it first must not empty it for both."""
+        trainer = make_trainer(push_to_hub=False)
+        trainer._save_rng_state(str(tmp_path))
+        load, in_push, in_training = torch.load, threading.Event(), threading.Event()
+        push = threading.Thread(target=to_safetensors, args=(tmp_path / "rng_state.pth", tmp_path / "a.safetensors"))
+
+        def meeting(*arguments, **options):
+            if threading.current_thread() is push:
+                in_push.set()
+                in_training.wait(1)
+            else:
+                in_training.set()
+                push.join(10)
+            return load(*arguments, **options)
+
+        monkeypatch.setattr(torch, "load", meeting)
+        push.start()
+        in_push.wait(10)
+        expected = torch.rand(3)
+        trainer._load_rng_state(str(tmp_path))
+        assert torch.equal(torch.rand(3), expected) and (tmp_path / "a.safetensors").exists()
 
     @pytest.mark.parametrize("value", [{"a": {1, 2}}, {"a": 1j}, OrderedDict(a=slice(3))])
     def test_anything_else_is_refused(self, value, tmp_path):
