@@ -190,7 +190,7 @@ def ours(case: Case, tokenizer: PreTrainedTokenizerFast) -> Iterable:
     if case.mode == "training":
         collator = collator.for_training(min_scale=MIN_SCALE, num_ops=0)
     is_stream = case.source == "tar"
-    options = {"streaming": True, "image_column": case.suffix} if is_stream else {"cache_dir": case.cache}
+    options = {"streaming": True} if is_stream else {"cache_dir": case.cache}
     dataset = undecoded(load_pairs(case.folder, split="train", **options))
     seeded = SeededStream(dataset, 0) if is_stream else SeededPairs(dataset, 0)
     return DataLoader(seeded, batch_size=case.batch_size, collate_fn=collator)

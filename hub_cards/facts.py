@@ -133,6 +133,7 @@ class CardFacts:
         hyperparameters (`dict[str, Any]`): Arguments of the training by name, without anything personal.
         seed (`int`, *optional*): The seed of the run.
         steps, epochs (`float`, *optional*): How far it came.
+        skipped (`dict[str, int]`): How many pairs could not be used in training, by reason.
         versions (`dict[str, str]`): Libraries and their versions.
         hardware (`str`, *optional*): What it ran on.
         duration (`float`, *optional*): Seconds of training.
@@ -177,6 +178,7 @@ class CardFacts:
     seed: int | None = None
     steps: int | None = None
     epochs: float | None = None
+    skipped: dict[str, int] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     hardware: str | None = None
     duration: float | None = None

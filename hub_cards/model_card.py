@@ -55,7 +55,7 @@ _TASKS = {
 # Parts of the loss and settings of the moment are curves, not scores.
 _NO_SCORE = re.compile(
     r".*_loss|loss|temperature|regulation_.*|guide_share|filtered_negatives|itm_skipped_negatives|skipped_steps|"
-    r"runtime|.*_per_second|model_preparation_time|epoch|step|num_.*|.*_without_(match|caption)"
+    r"skipped/.*|runtime|.*_per_second|model_preparation_time|epoch|step|num_.*|.*_without_(match|caption)"
 )
 
 

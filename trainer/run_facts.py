@@ -79,6 +79,7 @@ _IF_CHANGED = (
     "contrastive_chunk_size",
     "teacher_bf16",
     "nan_policy",
+    "max_skipped_ratio",
     "min_temperature",
     "max_temperature",
 )
@@ -174,6 +175,7 @@ def collect_facts(
         seed=args.seed,
         steps=state.global_step or None,
         epochs=None if not state.global_step or state.epoch is None else round(float(state.epoch), 4),
+        skipped=dict(getattr(getattr(trainer, "skipped_pairs", None), "totals", {})),
         versions=_versions(adapted is not None),
         hardware=_hardware(args),
         results=_results(trainer, _listed(dataset), _listed(dataset_tags)),
@@ -563,7 +565,12 @@ def _look(trainer: Trainer, model: nn.Module, facts: CardFacts) -> None:
     kind = "evaluation" if has_evaluation else "training"
     try:
         embeddings = embed_pairs(
-            model, sample, processor, batch_size=min(64, trainer.args.eval_batch_size), show_progress=False
+            model,
+            sample,
+            processor,
+            batch_size=min(64, trainer.args.eval_batch_size),
+            on_error="skip",
+            show_progress=False,
         )
     except (ValueError, TypeError, OSError) as error:
         logger.warning(f"The card shows neither weights nor images found: {error}")

@@ -158,6 +158,11 @@ class SaclTrainingArguments(TrainingArguments):
             What to do about a loss that is not finite: `"raise"` stops the training and names the loss and the pairs;
             `"skip"` leaves out that optimiser step and goes on, but stops after 10 in a row. On a GPU `"raise"` comes
             when losses are next logged, saved or evaluated, and `"skip"` makes every step wait for its loss.
+        max_skipped_ratio (`float`, *optional*, defaults to 0.5):
+            Largest share of pairs that may be left out, in [0, 1]: of the last 1000 that a process has looked at. With
+            more the training stops and names the commonest reasons with ids; 0 stops at the first pair. A pair that
+            cannot be used gives its place in the batch to another, is counted as `skipped/<reason>` in the logs, and
+            is listed in `skipped_pairs.jsonl` in `output_dir`. (1000 one after another stop the training in any case.)
         vision_learning_rate (`float`, *optional*):
             Learning rate of the image tower; `learning_rate` is then that of the rest. The paper takes 1e-5 beside
             1e-4.
@@ -302,6 +307,9 @@ class SaclTrainingArguments(TrainingArguments):
     nan_policy: str = field(
         default="raise", metadata={"help": "A loss that is not finite: raise (stop) or skip (leave the step out)."}
     )
+    max_skipped_ratio: float = field(
+        default=0.5, metadata={"help": "Largest share of pairs that may be left out before the training stops."}
+    )
     vision_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the image tower; learning_rate is that of the rest."}
     )
@@ -426,6 +434,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "patch_selection_warmup": (0, float("inf")),
     "contrastive_chunk_size": (1, float("inf")),
     "loss_block_size": (1, float("inf")),
+    "max_skipped_ratio": (0, 1),
     "vision_learning_rate": (0, float("inf")),
     "min_temperature": (1e-6, float("inf")),
     "max_temperature": (1e-6, float("inf")),

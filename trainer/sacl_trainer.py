@@ -29,7 +29,8 @@ from modeling_sacl.loss_sacl import contrastive_logits
 from .checkpoints import (
     PendingLogs,
 )
-from .data import PairCollator, SeededPairs, SeededStream, swap_words, undecoded, with_pair_ids
+from .data import PairCollator, SeededPairs, SeededStream, SkippedPair, swap_words, undecoded, with_pair_ids
+from .data.usable import usable_rows
 from .distributed import gather, row_counts
 from .embedding import dual_encoder
 from .evaluation import Relevance, evaluate_retrieval
@@ -53,6 +54,7 @@ from .queue import FeatureQueue, PairFeatures
 from .sacl_config import GUIDE_SCHEDULES, SaclTrainingArguments
 from .saving import SavingTrainer
 from .sharding import gathered, make_sliceable, shard_beside, slice_again, whole
+from .skipped_pairs import SkippedPairs, counts_by_reason, take_skipped
 from .stability import NonFiniteGuard
 from .terms import TERMS, Mixture, TermBatch
 from .terms.mixup import mixture_of
@@ -91,7 +93,8 @@ class SaclTrainer(SavingTrainer):
             Defaults to `SaclTrainingArguments(output_dir="tmp_trainer")`.
         data_collator ([`PairCollator`], *optional*):
             Makes batches of pairs. Defaults to a [`PairCollator`] with the processor and train-time augmentation. If
-            it has a method `for_evaluation`, evaluation uses what that returns.
+            it has a method `for_evaluation`, evaluation uses what that returns; if it has a method `read`, a pair that
+            cannot be read gives its place in the batch to another ([`UsablePairs`]).
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
             Pairs with the columns `image`, `caption` or `captions`, and optionally `pair_id` (see [`load_pairs`]).
         eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*):
@@ -231,6 +234,9 @@ class SaclTrainer(SavingTrainer):
             "eval": defaultdict(list),
         }
         self._pending_logs = PendingLogs(self)
+        keeps_list = self.is_world_process_zero()
+        self.skipped_pairs = SkippedPairs(args.max_skipped_ratio, args.output_dir if keeps_list else None)
+        self._skipped_in_evaluation: list[SkippedPair] = []
         self._training_clock = self._evaluation_clock = SteadyClock()
         self._num_evaluated = 0
         self._seeded_pairs: SeededPairs | None = None
@@ -317,6 +323,7 @@ class SaclTrainer(SavingTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """One forward and backward: of the whole batch, or chunk by chunk if it exceeds `contrastive_chunk_size`."""
+        self.skipped_pairs.count(len(inputs["pair_ids"]), take_skipped(inputs), self.state.global_step)
         chunk_size = self.args.contrastive_chunk_size
         if chunk_size is None or len(inputs["pair_ids"]) <= chunk_size:
             return super().training_step(model, inputs, num_items_in_batch)
@@ -450,6 +457,14 @@ class SaclTrainer(SavingTrainer):
 
     def _extra_texts(self) -> str | None:
         return getattr(self.objective, "extra_texts", None)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """On the device, where pixels are normalised that the collator has left as they are."""
+        inputs = super()._prepare_inputs(inputs)
+        if not isinstance(self.data_collator, PairCollator) or self.data_collator.normalize:
+            return inputs
+        # Once more, since what is normalised may have to be of another type (DeepSpeed).
+        return super()._prepare_inputs(self.data_collator.normalized(inputs))
 
     def _embed(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings of a batch by the model, of unit length."""
@@ -669,10 +684,15 @@ class SaclTrainer(SavingTrainer):
             return self._stream_dataloader(dataset, seed)
         if hasattr(dataset, "__len__"):
             self.train_dataset = self._seeded_pairs = SeededPairs(dataset, seed)
+        self.train_dataset = self._usable(self.train_dataset)
         try:
             return super().get_train_dataloader()
         finally:
             self.train_dataset = dataset
+
+    def _usable(self, dataset: Any) -> Any:
+        """The training data with full batches. Batches that one process makes for all can hold tensors alone."""
+        return usable_rows(dataset, self.data_collator, report=not self.accelerator.dispatch_batches)
 
     def _stream_dataloader(self, dataset: Any, seed: int) -> torch.utils.data.DataLoader:
         """
@@ -690,7 +710,7 @@ class SaclTrainer(SavingTrainer):
             **shared,
         )
         loader = torch.utils.data.DataLoader(
-            stream,
+            self._usable(stream),
             batch_size=self._train_batch_size,
             collate_fn=self.data_collator if dispatch else stream.with_places(self.data_collator),
             num_workers=self.args.dataloader_num_workers,
@@ -735,6 +755,7 @@ class SaclTrainer(SavingTrainer):
         self._metrics["train"].clear()
         self._fresh_features.clear()
         self._pending_logs.carry_over()
+        self.skipped_pairs.start(resumed=self.state.global_step > 0)
         self.catch_up_with_pushing()
 
     def _resume_stream(self, stream: SeededStream) -> None:
@@ -842,7 +863,10 @@ class SaclTrainer(SavingTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs every component of the loss as a curve of its own, beside what [`Trainer`] logs."""
         if "loss" in logs:
-            logs = {**logs, **self._drain("train")}
+            logs = {**logs, **self._drain("train"), **self.skipped_pairs.since_last_log()}
+        elif "train_runtime" in logs:
+            # Into what `train` returns as well.
+            logs.update(self.skipped_pairs.of_training())
         self._correct_speed(logs)
         super().log(logs, None if start_time is None else start_time + self._training_clock.jump())
 
@@ -867,9 +891,9 @@ class SaclTrainer(SavingTrainer):
         datasets = self.eval_dataset
         if isinstance(eval_dataset, str):
             # The parent is told the name, under which it keeps persistent workers.
-            self.eval_dataset = {eval_dataset: _evaluation_pairs(datasets[eval_dataset])}
+            self.eval_dataset = {eval_dataset: self._evaluation_rows(datasets[eval_dataset])}
         elif eval_dataset is not None or datasets is not None:
-            eval_dataset = _evaluation_pairs(datasets if eval_dataset is None else eval_dataset)
+            eval_dataset = self._evaluation_rows(datasets if eval_dataset is None else eval_dataset)
         try:
             with self._evaluation_collator():
                 return super().get_eval_dataloader(eval_dataset)
@@ -879,7 +903,12 @@ class SaclTrainer(SavingTrainer):
     def get_test_dataloader(self, test_dataset: Any) -> torch.utils.data.DataLoader:
         """The data of [`~Trainer.predict`], without chance like those of an evaluation."""
         with self._evaluation_collator():
-            return super().get_test_dataloader(_evaluation_pairs(test_dataset))
+            return super().get_test_dataloader(self._evaluation_rows(test_dataset))
+
+    def _evaluation_rows(self, dataset: Any) -> Any:
+        """As evaluation reads them; what cannot be read is left out, and nothing put in its place."""
+        is_dispatched = isinstance(dataset, torch.utils.data.IterableDataset) or self.accelerator.dispatch_batches
+        return usable_rows(_evaluation_pairs(dataset), self.eval_collator, fill=False, report=not is_dispatched)
 
     @contextmanager
     def _evaluation_collator(self):
@@ -905,6 +934,7 @@ class SaclTrainer(SavingTrainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None, torch.Tensor | None]:
         """The loss of an evaluation batch; as predictions `(image_embeds, text_embeds)`, as labels the pair ids."""
+        self._skipped_in_evaluation.extend(take_skipped(inputs))
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
@@ -937,7 +967,8 @@ class SaclTrainer(SavingTrainer):
         self._num_evaluated = output.num_samples
         for model in self._copies():
             slice_again(model)
-        metrics = self._drain("eval")
+        metrics = self._drain("eval") | counts_by_reason(self._skipped_in_evaluation)
+        self._skipped_in_evaluation.clear()
         if description == "Evaluation" and self.processing_class is not None:
             dataset = _evaluation_pairs(self._retrieval_dataset)
             model = self.accelerator.unwrap_model(self.model)
@@ -949,6 +980,7 @@ class SaclTrainer(SavingTrainer):
                     batch_size=self.args.eval_batch_size,
                     relevance=None if self.eval_relevance is None else self.eval_relevance(dataset),
                     chunk_size=self.args.retrieval_chunk_size,
+                    on_error="skip",
                     show_progress=not self.args.disable_tqdm and self.is_local_process_zero(),
                 )
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
@@ -956,13 +988,14 @@ class SaclTrainer(SavingTrainer):
 
     # ------------------------------------------------------------------------------------------------- saving
 
-    def _stateful_parts(self) -> dict[str, FrozenCopy | FeatureQueue | PendingLogs | SeededStream]:
+    def _stateful_parts(self) -> dict[str, Any]:
         parts = {
             "teacher": self.teacher,
             "reference": self.reference,
             "queue": self.queue,
             "guide_queue": self.guide_queue,
             "logs": self._pending_logs,
+            "skipped": self.skipped_pairs,
             "stream": self._stream,
         }
         return {prefix: part for prefix, part in parts.items() if part is not None}

@@ -328,7 +328,7 @@ class SavingTrainer(Trainer):
 
     def _restore_training_state(self, path: str) -> None:
         # What is not logged yet is no loss worth stopping for, and a stream can be read again.
-        if not os.path.exists(path) and set(self._stateful_parts()) <= {"logs", "stream"}:
+        if not os.path.exists(path) and set(self._stateful_parts()) <= {"logs", "skipped", "stream"}:
             return
         # Processes on one processor call theirs "cpu:0", which safetensors does not know.
         device = "cpu" if self.args.device.type == "cpu" else str(self.args.device)

@@ -1,6 +1,7 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """The quick way from a file to pixels gives what the slow way gives: to the bit, or as near as it says."""
 
+import dataclasses
 import io
 import math
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as F
 from transformers import (
     BlipImageProcessor,
@@ -250,3 +252,50 @@ class TestPairCollatorPixels:
         batch = PairCollator(processor, lambda image: F.pil_to_tensor(image), mlm_probability=0)(rows)
         expected = processor.image_processor([row["image"] for row in rows], return_tensors="pt")
         assert torch.equal(batch["pixel_values"], expected["pixel_values"])
+
+
+class TestNormalizingOnTheDevice:
+    def collators(self, processor, **options):
+        whole = PairCollator(processor, mlm_probability=0, **options)
+        return whole, dataclasses.replace(whole, normalize=False)
+
+    @pytest.mark.parametrize("training", [False, True])
+    @pytest.mark.parametrize("num_workers", [0, 1])
+    def test_gives_the_same_bits(self, training, num_workers, make_processor):
+        rows = [
+            {"image": undecoded(jpeg(photograph(90, 80, seed))), "caption": "a bus", "pair_id": seed}
+            for seed in range(6)
+        ]
+        batches = []
+        for collator in self.collators(make_processor(STANDARD["blip"]())):
+            collator = collator.for_training() if training else collator
+            torch.manual_seed(0)
+            loader = DataLoader(rows, batch_size=3, collate_fn=collator, num_workers=num_workers)
+            batches.append(list(loader))
+        assert all(batch["pixel_values"].dtype == torch.uint8 for batch in batches[1])
+        for expected, batch in zip(*batches, strict=True):
+            assert torch.equal(collator.normalized(batch)["pixel_values"], expected["pixel_values"])
+            assert torch.equal(collator.normalized(expected)["pixel_values"], expected["pixel_values"])
+
+    def test_image_processors_that_do_more_are_refused(self, make_processor):
+        with pytest.raises(ValueError, match="Siglip2ImageProcessor does more"):
+            PairCollator(make_processor(Siglip2ImageProcessor()), mlm_probability=0, normalize=False)
+        with pytest.raises(ValueError, match="CLIPImageProcessor does more"):
+            processor = make_processor(CLIPImageProcessor(size={"shortest_edge": 32}, do_center_crop=False))
+            PairCollator(processor, F.pil_to_tensor, mlm_probability=0, normalize=False)
+
+    def test_training_and_evaluation_are_the_same(self, make_trainer, plain_collator, pairs):
+        logs = []
+        for normalize in (True, False):
+            collator = dataclasses.replace(plain_collator, normalize=normalize)
+            options = {"data_collator": collator, "eval_dataset": pairs}
+            trainer = make_trainer(trainer_options=options, max_steps=2, logging_steps=1, momentum=None)
+            trainer.train()
+            trainer.evaluate()
+            logs.append(
+                [
+                    {name: value for name, value in log.items() if "loss" in name or "recall" in name}
+                    for log in trainer.state.log_history
+                ]
+            )
+        assert logs[0] == logs[1] and any("eval_loss" in log for log in logs[0])

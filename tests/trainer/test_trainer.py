@@ -492,7 +492,7 @@ class TestQueueAndPairs:
         trainer.train()
         assert trainer.queue.features().pair_ids.tolist() == list(range(12))
 
-    def test_an_unreadable_image_is_left_out(self, make_trainer, plain_collator, pairs):
+    def test_an_unreadable_image_gives_its_place_to_another(self, make_trainer, plain_collator, pairs):
         rows = [{**row} for row in pairs.cast_column("image", Image(decode=False))]
         rows[2]["image"] = {"bytes": b"not an image", "path": None}
         rows[7]["image"] = {"bytes": rows[7]["image"]["bytes"][:40], "path": None}
@@ -502,8 +502,9 @@ class TestQueueAndPairs:
         )
         trainer.train()
         assert trainer.state.global_step == 2
-        assert plain_collator.skipped.total() == 2
-        assert sorted(trainer.queue.features().pair_ids.tolist()) == sorted(set(range(100, 112)) - {102, 107})
+        assert plain_collator.skipped.total() >= 2
+        queued = trainer.queue.features().pair_ids.tolist()
+        assert len(queued) == 12 and set(queued) == set(range(100, 112)) - {102, 107}
 
 
 class TestLogs:

@@ -19,6 +19,7 @@ from .transforms import (
     pair_augmentation,
     to_rgb,
 )
+from .usable import SkippedPair, UsablePairs, UsableStream
 
 
 __all__ = [
@@ -32,6 +33,9 @@ __all__ = [
     "QuestionAnsweringCollator",
     "SeededPairs",
     "SeededStream",
+    "SkippedPair",
+    "UsablePairs",
+    "UsableStream",
     "clean_captions",
     "content_pair_id",
     "decode_image",

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 import torch
 
-from .collator import ImageTextCollator, UnusablePair, check_columns
+from .collator import ImageTextCollator, check_columns
+from .usable import UnusablePair
 
 
 NO_TEXT = "no text"
@@ -77,7 +78,7 @@ class ImageTextClassificationCollator(ImageTextCollator):
         Returns:
             `dict[str, torch.Tensor]`: The batch described above, of at most `len(rows)` rows.
         """
-        images, texts, labels = self._read_usable(rows, self._read)
+        images, texts, labels = self._read_usable(rows)
         batch = {**self._image_inputs(images), **self._text_inputs(self._tokens(texts))}
         return {**batch, "labels": _as_tensor(labels)} if self.with_labels else batch
 
@@ -89,7 +90,7 @@ class ImageTextClassificationCollator(ImageTextCollator):
         if text is not None and not isinstance(text, str):
             raise ValueError(f"A text has to be a string, got {type(text).__name__}.")
         if text is None or not text.strip():
-            raise UnusablePair(NO_TEXT, "")
+            raise UnusablePair(NO_TEXT)
         return self._read_images(row[self._image_column]), text, label
 
     def _read_label(self, label: Any) -> Label:

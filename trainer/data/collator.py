@@ -5,12 +5,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from functools import partial
 from itertools import cycle, islice
 from typing import Any, Self
 
 import PIL.Image
 import torch
+from torch.utils.data import default_collate
 from torchvision.transforms.v2 import functional as F
 from transformers.utils import logging
 
@@ -20,13 +20,18 @@ from .pixels import PixelSteps
 from .remote import fetched
 from .seeding import ROW_SEED, seeded
 from .transforms import ImageDecodingError, decode_image, pair_augmentation, to_rgb
+from .usable import SKIPPED_PAIRS, ReadRow, UnusablePair, skipped_in
 from .views import second_text
 
 
 logger = logging.get_logger(__name__)
 
-UNREADABLE_IMAGE = "unreadable image"
+NOT_UNICODE = "caption that is not Unicode"
+NO_FEATURES = "no features"
 NOT_FINITE = "features that are not finite"
+
+# Words are shorter. Tokens beyond the longest text are thrown away, so that those of a whole book need not be made.
+_CHARACTERS_PER_TOKEN = 100
 
 # The columns of a guide's features, see [`add_guide_features`].
 GUIDE_COLUMNS = ("guide_image_embeds", "guide_text_embeds")
@@ -45,14 +50,37 @@ def _caption_id(caption: str) -> int:
     return hash_63_bits(" ".join(caption.casefold().split()).encode())
 
 
-class UnusablePair(Exception):
-    """A pair that is left out of its batch: the reason under which it is counted, and the details."""
-
-
 def _describe(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return f"{value.dtype} of shape {list(value.shape)}"
     return type(value).__name__
+
+
+def _name_of(row: Mapping[str, Any]) -> str:
+    return repr(row.get("pair_id", "(without id)"))
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether the text can be encoded: JSON may hold halves of characters, at which tokenizers fail."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _stacked(name: str, features: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
+    shapes = {tuple(row[name].shape) if name in row else None for row in features}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"The column `{name}` needs features of one length in all rows, got the shapes "
+            f"{sorted(map(str, shapes))} in one batch. Compute them anew for all rows, with one model."
+        )
+    return torch.stack([row[name] for row in features])
+
+
+def _columns_of(row: Mapping[str, Any]) -> list[str]:
+    return [name for name in row if name != ROW_SEED]
 
 
 def check_columns(row: Mapping[str, Any], *alternatives: Sequence[str], hint: str) -> None:
@@ -60,7 +88,8 @@ def check_columns(row: Mapping[str, Any], *alternatives: Sequence[str], hint: st
     for names in alternatives:
         if not any(name in row for name in names):
             raise ValueError(
-                f"A row needs {' or '.join(map(repr, names))}; this one has {', '.join(map(repr, row))}. {hint}, and "
+                f"A row needs {' or '.join(map(repr, names))}; this one has {', '.join(map(repr, _columns_of(row)))}. "
+                f"{hint}, and "
                 "`Trainer` drops columns unless `remove_unused_columns=False`."
             )
 
@@ -73,6 +102,7 @@ class ImageTextCollator:
 
     A pair whose image cannot be read or whose text is blank is left out, counted in `skipped`, and logged the first
     time each reason occurs. (In a worker of a data loader the counts stay in the worker; the log line still appears.)
+    In a data set of [`UsablePairs`] another takes its place.
 
     Args:
         processor ([`~transformers.ProcessorMixin`]):
@@ -86,6 +116,9 @@ class ImageTextCollator:
         pad_to_multiple_of (`int`, *optional*):
             Pads the texts to a multiple of this length. With the value of `max_length`, all batches have one shape,
             which compiled models like and models such as SigLIP were trained on (see `for_model`).
+        max_pixels (`int`, *optional*):
+            Largest image, as width times height; a pair with a larger one is left out. If unset,
+            `PIL.Image.MAX_IMAGE_PIXELS`.
 
     Raises:
         ValueError: At construction, if an argument is out of its range or the processor lacks what is needed; when
@@ -97,6 +130,7 @@ class ImageTextCollator:
     _: KW_ONLY
     max_length: int | None = None
     pad_to_multiple_of: int | None = None
+    max_pixels: int | None = None
     skipped: Counter[str] = field(default_factory=Counter, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -107,7 +141,7 @@ class ImageTextCollator:
                     f"no `{name}`."
                 )
         tokenizer = self.processor.tokenizer
-        for name in ("max_length", "pad_to_multiple_of"):
+        for name in ("max_length", "pad_to_multiple_of", "max_pixels"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"`{name}` has to be a positive integer or `None`, got {value!r}.")
@@ -181,26 +215,52 @@ class ImageTextCollator:
 
     # Reading rows
 
-    def _read_usable(
-        self, rows: Sequence[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], tuple[Any, ...]]
-    ) -> list[list[Any]]:
-        """What `read` makes of the rows, a list for each part; those that it finds unusable are counted instead."""
+    def read(self, row: Mapping[str, Any]) -> ReadRow:
+        """
+        Reads a row: everything of a batch that concerns this row alone.
+
+        Args:
+            row (mapping):
+                A row of a data set.
+
+        Returns:
+            [`ReadRow`]: the row, which the collator will not read again.
+
+        Raises:
+            UnusablePair: the row has to be left out. It is counted in `skipped`.
+            ValueError, TypeError: the row is not what was asked for. The message names it, and the column.
+        """
+        if isinstance(row, ReadRow) and row.is_current():
+            return row
+        try:
+            with seeded(row.get(ROW_SEED)):
+                return ReadRow(row, self._read(row))
+        except UnusablePair as problem:
+            if not self.skipped[problem.reason]:
+                logger.warning(
+                    f"Left out the pair {_name_of(row)}: {problem}. More pairs with this problem are left out "
+                    f"silently; `{type(self).__name__}.skipped` counts them."
+                )
+            self.skipped[problem.reason] += 1
+            raise
+        except (ValueError, TypeError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"In the pair {_name_of(row)}: {error}") from error
+
+    def _read(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The parts of a row."""
+        raise NotImplementedError
+
+    def _read_usable(self, rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+        """What `_read` makes of the rows, a list for each part, without those that it finds unusable."""
         found: list[tuple[Any, ...]] = []
         reasons: Counter[str] = Counter()
         # What a locked tower has seen already is not fetched.
         for row in rows if rows and TOWER_COLUMNS["vision"] in rows[0] else fetched(rows):
             try:
-                with seeded(row.get(ROW_SEED)):
-                    found.append(read(row))
+                found.append(self.read(row).parts)
             except UnusablePair as problem:
-                reason, details = problem.args
-                if not self.skipped[reason]:
-                    logger.warning(
-                        f"Left out the pair {row.get('pair_id', '(without id)')!r}: {reason}{details}. More pairs "
-                        f"with this problem are left out silently; `{type(self).__name__}.skipped` counts them."
-                    )
-                self.skipped[reason] += 1
-                reasons[reason] += 1
+                reasons[problem.reason] += 1
         if not found:
             why = ", ".join(f"{count} with {reason}" for reason, count in reasons.items()) or "the batch is empty"
             raise ValueError(f"Of {len(rows)} pairs none is usable: {why}. Are the paths and the column names right?")
@@ -208,12 +268,14 @@ class ImageTextCollator:
 
     def _read_image(self, image: Any) -> PIL.Image.Image | torch.Tensor:
         """The picture, transformed if there is a transform."""
-        if image is None:
-            raise UnusablePair(NO_IMAGE, "")
+        if image is None or (isinstance(image, Mapping) and image.get("bytes") is None and image.get("path") is None):
+            raise UnusablePair(NO_IMAGE)
         try:
-            decoded = decode_image(image, enough=getattr(self.image_transform, "enough", None))
+            decoded = decode_image(
+                image, max_pixels=self.max_pixels, enough=getattr(self.image_transform, "enough", None)
+            )
         except ImageDecodingError as error:
-            raise UnusablePair(UNREADABLE_IMAGE, f" ({error})") from error
+            raise UnusablePair(error.reason, str(error)) from error
         if self.image_transform is not None:
             return self._transformed(decoded)
         return decoded if self._steps is None else self._steps.resize(decoded)
@@ -248,13 +310,17 @@ class ImageTextCollator:
     def _pixels(self, images: list[Any]) -> dict[str, torch.Tensor]:
         is_resized = self.image_transform is None or self._image_size is not None
         if self._steps is not None and is_resized and len({image.shape for image in images}) == 1:
-            return {"pixel_values": self._steps.normalize(images)}
+            return {"pixel_values": self._stacked(images)}
         if self.image_transform is None or self._image_size is None:
             return self._process(images)
         # The transform has cropped and resized; the image processor only rescales and normalises, a batch at a time.
         names = ("do_resize", "do_center_crop", "do_convert_rgb", "do_pad")
         off = {name: False for name in names if getattr(self.processor.image_processor, name, None)}
         return self._process(torch.stack(images), **off)
+
+    def _stacked(self, images: list[torch.Tensor]) -> torch.Tensor:
+        assert self._steps is not None
+        return self._steps.normalize(images)
 
     def _process(self, images: Any, **arguments: Any) -> dict[str, torch.Tensor]:
         # What the processor declares for its image processor (SigLIP 2: the number of patches) it would pass itself.
@@ -272,9 +338,12 @@ class ImageTextCollator:
     # Text
 
     def _tokens(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        options = text_options(None, self.processor, self.max_length)
+        if "max_length" in options:
+            texts = [text[: _CHARACTERS_PER_TOKEN * options["max_length"]] for text in texts]
         tokens = self.processor.tokenizer(
             texts,
-            **text_options(None, self.processor, self.max_length),
+            **options,
             pad_to_multiple_of=self.pad_to_multiple_of,
             return_token_type_ids=False,
             return_attention_mask=True,
@@ -301,8 +370,8 @@ class PairCollator(ImageTextCollator):
     of which one is used), and `pair_id` (an integer or a string; if it is missing, a hash of the pair stands in). The
     batch has
 
-    - `pixel_values`: float32, `[batch, channels, height, width]`, and whatever else the image processor returns with
-      them (SigLIP 2: patches, `pixel_attention_mask` and `spatial_shapes`);
+    - `pixel_values`: float32 (uint8 with `normalize=False`), `[batch, channels, height, width]`, and whatever else the
+      image processor returns with them (SigLIP 2: patches, `pixel_attention_mask` and `spatial_shapes`);
     - `input_ids` and, if the tokenizer names it among its `model_input_names`, `attention_mask`: int64,
       `[batch, length]`;
     - `pair_ids`: int64, `[batch]`, see [`pair_ids_tensor`];
@@ -333,8 +402,10 @@ class PairCollator(ImageTextCollator):
     `vision_tower_features`, no image is decoded, transformed or even needed, and there are no `pixel_values`.
 
     A pair whose image cannot be read or whose captions are blank is left out, counted in `skipped`, and logged the
-    first time each reason occurs. The batch gets smaller: repeating another pair in its place would put a duplicate
-    among the negatives. (In a worker of a data loader the counts stay in the worker; the log line still appears.)
+    first time each reason occurs. The batch gets smaller, unless the rows come from [`UsablePairs`] or
+    [`UsableStream`], which [`SaclTrainer`] puts around its data: then another pair takes its place, and if any was
+    left out, the batch has a list of them, `skipped_pairs`, which a model must not be given. (In a worker of a data
+    loader the counts stay in the worker; the log line still appears.)
 
     Randomness comes from the seed that a row carries ([`SeededPairs`] or [`SeededStream`], which [`SaclTrainer`] puts
     around its data), so that a resumed run repeats it; without one, from torch's global generator, which torch seeds
@@ -354,6 +425,9 @@ class PairCollator(ImageTextCollator):
         pad_to_multiple_of (`int`, *optional*):
             Pads the texts to a multiple of this length. With the value of `max_length`, all batches have one shape,
             which compiled models like and models such as SigLIP were trained on (see `for_model`).
+        max_pixels (`int`, *optional*):
+            Largest image, as width times height; a pair with a larger one is left out before the image is decoded. If
+            unset, `PIL.Image.MAX_IMAGE_PIXELS` (89,478,485 unless changed), which holds in any case.
         caption_sampling (`str`, *optional*, defaults to `"random"`):
             Which of several captions is used: `"random"` or `"first"`.
         deterministic_masking (`bool`, *optional*, defaults to `False`):
@@ -367,6 +441,10 @@ class PairCollator(ImageTextCollator):
         second_views (`bool`, *optional*, defaults to `False`):
             Whether to make second views, which `unimodal_self_supervision_weight` of [`SaclTrainingArguments`] needs.
             The first ones stay as they are. It needs an `image_transform` with chance, and reads images twice.
+        normalize (`bool`, *optional*, defaults to `True`):
+            Whether `pixel_values` are rescaled and normalised here. If not, they are uint8: a quarter of the bytes to
+            carry from a worker of a data loader to the device, where [`SaclTrainer`] normalises them, to the same
+            bits; whoever else reads such batches calls `normalized`.
 
     Raises:
         ValueError: At construction, if an argument is out of its range or the processor lacks what is needed; when
@@ -394,9 +472,16 @@ class PairCollator(ImageTextCollator):
     captions_per_image: int = 1
     negative_caption: Callable[[str], str | None] | None = None
     second_views: bool = False
+    normalize: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.normalize and (self._steps is None or (self.image_transform and self._image_size is None)):
+            raise ValueError(
+                f"{type(self.processor.image_processor).__name__} does more, or otherwise, than to resize, crop, "
+                "rescale and normalise to one size, so the last step cannot be left to the device. Leave `normalize` "
+                "at its default."
+            )
         if not isinstance(self.captions_per_image, int) or self.captions_per_image < 1:
             raise ValueError(f"`captions_per_image` has to be a positive integer, got {self.captions_per_image!r}.")
         tokenizer = self.processor.tokenizer
@@ -441,23 +526,45 @@ class PairCollator(ImageTextCollator):
         Returns:
             `dict[str, torch.Tensor]`: The batch described above, of at most `len(rows)` pairs.
         """
-        given = [name for name in _FEATURE_COLUMNS if rows and name in rows[0]]
-        images, texts, identifiers, features, seeds, views = self._read_usable(rows, partial(self._read, given=given))
+        images, texts, pair_ids, features, seeds, views = self._read_usable(rows)
         tokens, extra_texts = self._tokens_of_pairs(texts)
-        batch = {} if TOWER_COLUMNS["vision"] in given else self._pixels(images)
+        batch: dict[str, Any] = {} if TOWER_COLUMNS["vision"] in features[0] else self._pixels(images)
         batch.update(self._text_inputs(tokens), **extra_texts)
-        if self.second_views and TOWER_COLUMNS["vision"] not in given:
+        if self.second_views and TOWER_COLUMNS["vision"] not in features[0]:
             batch.update({f"view_{name}": tensor for name, tensor in self._pixels(views).items()})
-        batch["pair_ids"] = pair_ids_tensor(identifiers)
-        batch.update(zip(given, map(torch.stack, zip(*features, strict=True)), strict=True))
+        batch["pair_ids"] = torch.cat(pair_ids)
+        batch.update({name: _stacked(name, features) for name in features[0]})
         if self.mlm_probability:
             with seeded(None if None in seeds else hash_63_bits(repr(seeds).encode())):
                 batch.update(self._mask(**tokens))
+        if skipped := skipped_in(rows):
+            batch[SKIPPED_PAIRS] = skipped
         return batch
+
+    def normalized(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Makes up, on whichever device the batch is, for what `normalize=False` left out.
+
+        Args:
+            batch (mapping):
+                As this collator makes it, with whatever `normalize`.
+
+        Returns:
+            `dict[str, Any]`: The batch as with `normalize=True`.
+        """
+        if self._steps is None:
+            return dict(batch)
+        given = {name: batch[name] for name in ("pixel_values", "view_pixel_values") if name in batch}
+        left = {name: pixels for name, pixels in given.items() if pixels.dtype == torch.uint8}
+        return {**batch, **{name: self._steps.normalize(pixels) for name, pixels in left.items()}}
+
+    def _stacked(self, images: list[torch.Tensor]) -> torch.Tensor:
+        # torch's own writes to where the main process will read it, if this is a worker of a data loader.
+        return super()._stacked(images) if self.normalize else default_collate(images)
 
     # Reading rows
 
-    def _read(self, row: Mapping[str, Any], given: list[str]) -> tuple[Any, ...]:
+    def _read(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
         """
         Image (`None` where a locked tower has read it already), texts, pair id, features, seed, and the second view of
         the image if there is one.
@@ -468,19 +575,26 @@ class PairCollator(ImageTextCollator):
             ("caption", "captions"),
             hint="`load_pairs` gives a data set its standard columns",
         )
-        captions = clean_captions(row.get("captions"), row.get("caption"))
-        if not captions:
-            raise UnusablePair(NO_CAPTION, "")
+        captions = self._read_captions(row)
         texts = self._draw_texts(captions)
         image = None if TOWER_COLUMNS["vision"] in row else self._read_image(row["image"])
         identifier = content_pair_id(row) if row.get("pair_id") is None else row["pair_id"]
-        features = [self._read_features(row, name) for name in given]
+        features = {name: self._read_features(row, name) for name in _FEATURE_COLUMNS if name in row}
         view = None
         if self.second_views:
             # Drawn last, so that the first views are what they are without.
             view = None if image is None else self._read_image(row["image"])
             texts = [*texts, second_text(captions, texts[0])]
-        return image, texts, identifier, features, row.get(ROW_SEED), view
+        return image, texts, pair_ids_tensor([identifier]), features, row.get(ROW_SEED), view
+
+    @staticmethod
+    def _read_captions(row: Mapping[str, Any]) -> list[str]:
+        """The usable captions, of which there is at least one."""
+        captions = clean_captions(row.get("captions"), row.get("caption"))
+        usable = [caption for caption in captions if _is_unicode(caption)]
+        if not usable:
+            raise UnusablePair(NOT_UNICODE if captions else NO_CAPTION)
+        return usable
 
     def _draw_texts(self, captions: list[str]) -> list[str]:
         """As many captions as are wanted, and behind them the negative that was made of the first."""
@@ -517,9 +631,11 @@ class PairCollator(ImageTextCollator):
 
     @staticmethod
     def _read_features(row: Mapping[str, Any], name: str) -> torch.Tensor:
+        if row[name] is None:
+            raise UnusablePair(NO_FEATURES, name)
         features = torch.as_tensor(row[name], dtype=torch.float32)
         if not features.isfinite().all():
-            raise UnusablePair(NOT_FINITE, f" ({name})")
+            raise UnusablePair(NOT_FINITE, name)
         return features
 
     # Masking

@@ -4,6 +4,7 @@
 import hashlib
 import os
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -102,11 +103,17 @@ def pair_ids_tensor(ids: Iterable[Any]) -> torch.Tensor:
     return torch.tensor(numbers, dtype=torch.int64)
 
 
+def _is_visible(text: str) -> bool:
+    """Whether there is more than blanks, control characters, and what only steers other characters."""
+    return any(unicodedata.category(character) not in ("Cc", "Cf", "Zs", "Zl", "Zp") for character in text)
+
+
 def clean_captions(*values: Any) -> list[str]:
     """
     Collects the usable captions among `values`: strings, lists of strings, and `None`.
 
-    Empty and blank captions and repetitions are left out; the rest keeps its order and its wording.
+    Empty and blank captions, those of invisible characters alone among them, and repetitions are left out; the rest
+    keeps its order and its wording.
 
     Raises:
         ValueError: A value is something else.
@@ -116,7 +123,7 @@ def clean_captions(*values: Any) -> list[str]:
         for caption in value if isinstance(value, (list, tuple, np.ndarray)) else [value]:
             if caption is not None and not isinstance(caption, str):
                 raise ValueError(f"A caption has to be a string, got {caption!r} ({type(caption).__name__}).")
-            if caption is not None and caption.strip():
+            if caption is not None and _is_visible(caption):
                 captions.setdefault(caption.strip(), caption)
     return list(captions.values())
 
@@ -143,7 +150,7 @@ def content_pair_id(row: Mapping[str, Any]) -> int:
     else:
         parts = [str(image).encode()]
     captions = clean_captions(row.get("captions"), row.get("caption"))
-    return hash_63_bits(*parts, *(caption.encode() for caption in captions))
+    return hash_63_bits(*parts, *(caption.encode("utf-8", "surrogatepass") for caption in captions))
 
 
 # Small helpers on columns ----------------------------------------------------------------------------------------

@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset, Features, Image, List, Value
 
 from ..embedding import text_options
 from ..paths import read_json
-from .collator import ImageTextCollator, UnusablePair, check_columns
+from .collator import ImageTextCollator, check_columns
+from .usable import UnusablePair
 
 
 NO_QUESTION = "no question"
@@ -92,7 +93,7 @@ class QuestionAnsweringCollator(ImageTextCollator):
         Returns:
             `dict[str, torch.Tensor]`: The batch described above, of at most `len(rows)` rows.
         """
-        images, questions, answers = self._read_usable(rows, self._read)
+        images, questions, answers = self._read_usable(rows)
         batch = {**self._pixels(images), **self._text_inputs(self._tokens(questions))}
         if all(weights is None for weights in answers):
             return batch
@@ -106,12 +107,12 @@ class QuestionAnsweringCollator(ImageTextCollator):
         if question is not None and not isinstance(question, str):
             raise ValueError(f"A question has to be a string, got {type(question).__name__}.")
         if question is None or not question.strip():
-            raise UnusablePair(NO_QUESTION, "")
+            raise UnusablePair(NO_QUESTION)
         answers = None
         if "answers" in row or "answer" in row:
             answers = weigh_answers(people_answers(row), row.get("weights"))
             if not answers:
-                raise UnusablePair(NO_ANSWER, "")
+                raise UnusablePair(NO_ANSWER)
         return self._read_image(row["image"]), question, answers
 
     def _labels(self, answers: list[dict[str, float]]) -> dict[str, torch.Tensor]:
@@ -312,7 +313,7 @@ def load_vqa(
 def _check_entry(entry: Any, kinds: Mapping[str, type], path: str | os.PathLike) -> None:
     for name, kind in kinds.items():
         value = entry.get(name) if isinstance(entry, dict) else None
-        if type(value) is not kind or (kind is int and not -(2**63) <= value < 2**63):
+        if type(value) is not kind or (kind is int and not -(2**63) <= cast(int, value) < 2**63):
             raise ValueError(f"In {os.fspath(path)}, an entry lacks `{name}` ({kind.__name__}): {entry!r:.200}")
 
 

@@ -32,6 +32,8 @@ _CHUNK = 2**16
 class ImageFetchError(ImageDecodingError):
     """An image that could not be fetched from its web address."""
 
+    reason = "image not fetched"
+
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """To web addresses only, and not for ever."""

@@ -1,7 +1,7 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """Randomness of rows that depends on the row and the epoch alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,13 @@ from .pairs import hash_63_bits
 
 # The column in which a row carries its seed to the collator.
 ROW_SEED = "__row_seed__"
+
+
+def rows_of(dataset: Any, indices: list[int]) -> list[Mapping[str, Any]]:
+    """Some rows of a data set, at once where it can."""
+    if hasattr(dataset, "__getitems__"):
+        return dataset.__getitems__(indices)
+    return [dataset[index] for index in indices]
 
 
 class SeededPairs(torch.utils.data.Dataset):
@@ -44,11 +51,10 @@ class SeededPairs(torch.utils.data.Dataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        fetch = getattr(self.dataset, "__getitems__", lambda indices: [self.dataset[index] for index in indices])
         epoch = int(self._epoch)
         return [
             {**row, ROW_SEED: hash_63_bits(f"{self.seed} {epoch} {index}".encode())}
-            for index, row in zip(indices, fetch(indices), strict=True)
+            for index, row in zip(indices, rows_of(self.dataset, indices), strict=True)
         ]
 
 

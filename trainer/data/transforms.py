@@ -36,16 +36,32 @@ Enough: TypeAlias = Callable[[int, int], tuple[int, int]]
 class ImageDecodingError(ValueError):
     """An image that cannot be turned into pixels: missing, truncated, not an image, or too large."""
 
+    # Under which a pair with such an image is counted.
+    reason = "unreadable image"
+
+
+class MissingImageError(ImageDecodingError):
+    """There is no such file."""
+
+    reason = "missing image file"
+
+
+class ImageTooLargeError(ImageDecodingError):
+    """An image of more pixels than allowed, refused before any of them is decoded."""
+
+    reason = "too large image"
+
 
 # Reading ---------------------------------------------------------------------------------------------------------
 
 
-def _check_size(image: PIL.Image.Image) -> None:
-    limit = PIL.Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise ImageDecodingError(
-            f"the image has {image.width} x {image.height} pixels, more than `PIL.Image.MAX_IMAGE_PIXELS` ({limit})"
-        )
+def _check_size(image: PIL.Image.Image, max_pixels: int | None) -> None:
+    limits = {"max_pixels": max_pixels, "PIL.Image.MAX_IMAGE_PIXELS": PIL.Image.MAX_IMAGE_PIXELS}
+    for name, limit in limits.items():
+        if limit is not None and image.width * image.height > limit:
+            raise ImageTooLargeError(
+                f"the image has {image.width} x {image.height} pixels, more than `{name}` ({limit})"
+            )
 
 
 def _to_8_bit(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -140,7 +156,7 @@ def open_image(content: bytes) -> PIL.Image.Image:
         raise ImageDecodingError(f"it is no image of a format that is read ({', '.join(_formats())})") from error
 
 
-def decode_image(image: Any, *, enough: Enough | None = None) -> PIL.Image.Image:
+def decode_image(image: Any, *, max_pixels: int | None = None, enough: Enough | None = None) -> PIL.Image.Image:
     """
     Reads one image in any of the forms in which a row of a data set may hold it.
 
@@ -148,6 +164,9 @@ def decode_image(image: Any, *, enough: Enough | None = None) -> PIL.Image.Image
         image (`PIL.Image.Image`, `dict`, `str` or `os.PathLike`):
             A picture; the undecoded form of the `datasets.Image` feature, `{"bytes": ..., "path": ...}`; or the path
             or URL of a file.
+        max_pixels (`int`, *optional*):
+            Largest width times height; a larger image is refused before it is decoded. `PIL.Image.MAX_IMAGE_PIXELS`
+            (89,478,485 unless changed) holds in any case.
         enough (callable, *optional*):
             Takes width and height of the picture, returns a width and a height that will do for what comes next. A
             JPEG file of at least twice these sides is then decoded to a half, a quarter or an eighth of them, which
@@ -158,7 +177,8 @@ def decode_image(image: Any, *, enough: Enough | None = None) -> PIL.Image.Image
 
     Raises:
         ImageDecodingError: The file is missing, is no image of `IMAGE_FORMATS`, ends too early, or has more pixels
-            than `PIL.Image.MAX_IMAGE_PIXELS`, for which Pillow itself only warns.
+            than `max_pixels` or `PIL.Image.MAX_IMAGE_PIXELS`, for which Pillow itself only warns. Its `reason` says
+            which.
         TypeError: `image` is none of the forms above.
 
     Example:
@@ -193,7 +213,7 @@ def decode_image(image: Any, *, enough: Enough | None = None) -> PIL.Image.Image
                     raise ImageDecodingError("the image has neither bytes nor a path")
                 content = _read(path)
             image = open_image(content)
-        _check_size(image)
+        _check_size(image, max_pixels)
         # A picture that was open before belongs to someone else, who may want all of it.
         if enough is not None and content is not None:
             _reduce(image, enough)
@@ -202,7 +222,9 @@ def decode_image(image: Any, *, enough: Enough | None = None) -> PIL.Image.Image
     except ImageDecodingError:
         raise
     except Exception as error:
-        raise ImageDecodingError(f"{type(error).__name__}: {error}") from error
+        kinds = {PIL.Image.DecompressionBombError: ImageTooLargeError, FileNotFoundError: MissingImageError}
+        kind = next((kinds[cause] for cause in kinds if isinstance(error, cause)), ImageDecodingError)
+        raise kind(f"{type(error).__name__}: {error}") from error
 
 
 # Augmentation ----------------------------------------------------------------------------------------------------

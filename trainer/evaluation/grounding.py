@@ -601,7 +601,7 @@ def _read(
         candidates = None
         if candidates_column is not None:
             candidates = _check_boxes(row[candidates_column], f"The {candidates_column} of row {number}")
-        yield _Example(_rgb_image(row[image_column], number), phrase, boxes, candidates)
+        yield _Example(_rgb_image(row[image_column], number, image_column), phrase, boxes, candidates)
     if number < 0:
         raise ValueError("The data set has no rows: nothing can be looked for.")
 

@@ -11,9 +11,12 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
+from ..data.pairs import clean_captions
 from ..data.transforms import ImageDecodingError, decode_image
 from ..embedding import evaluation_mode, feature_encoder, text_options
 
+
+logger = logging.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -58,6 +61,7 @@ def embed_pairs(
     caption_column: str | None = None,
     pair_id_column: str | None = "pair_id",
     max_length: int | None = None,
+    on_error: str = "raise",
     show_progress: bool = True,
 ) -> PairEmbeddings:
     r"""
@@ -91,6 +95,9 @@ def embed_pairs(
             every row is a pair of its own.
         max_length (`int`, *optional*):
             Longer captions are cut to so many tokens. By default what the processor, tokenizer or model allows.
+        on_error (`str`, *optional*, defaults to `"raise"`):
+            What to do about rows whose image cannot be read or that have no caption: `"raise"`, or `"skip"`, which
+            leaves them out and warns.
         show_progress (`bool`, *optional*, defaults to `True`):
             Whether to show progress bars.
 
@@ -99,7 +106,8 @@ def embed_pairs(
         row numbers. String ids are numbered in the order in which they appear.
 
     Raises:
-        `ValueError`: if the data set is empty, or a column is missing or holds something else than described.
+        `ValueError`: if the data set is empty, or a column is missing or holds something else than described. The
+            message names row and column.
         `TypeError`: if the model has no `get_image_features` or `get_text_features`.
 
     Example:
@@ -118,6 +126,8 @@ def embed_pairs(
     """
     if operator.index(batch_size) < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f'`on_error` is "raise" or "skip", got {on_error!r}.')
     encode_images, encode_texts = (
         feature_encoder(model, "get_image_features"),
         feature_encoder(model, "get_text_features"),
@@ -126,6 +136,7 @@ def embed_pairs(
 
     image_keys: dict[tuple[bytes, int | str], int] = {}  # (pixels, pair) -> row
     text_keys: dict[tuple[str, int | str], int] = {}  # (words, pair) -> row
+    left_out: list[str] = []
 
     def distinct_images() -> Iterator[Any]:
         """Reads the data set; yields the images that are new, notes the captions that are new."""
@@ -133,9 +144,16 @@ def embed_pairs(
         for row_number, row in enumerate(progress(dataset, "Embedding images", show_progress)):
             columns = columns or _resolve_columns(row, image_column, caption_column, pair_id_column)
             pair_id = row_number if columns[2] is None else _pair_id(row[columns[2]], row_number)
-            for caption in _captions(row[columns[1]], row_number):
+            try:
+                captions = _captions(row[columns[1]], row_number, columns[1], visible=on_error == "skip")
+                image = _rgb_image(row[columns[0]], row_number, columns[0])
+            except _UnusableRow as error:
+                if on_error == "raise":
+                    raise
+                left_out.append(str(error))
+                continue
+            for caption in captions:
                 text_keys.setdefault((caption, pair_id), row_number)
-            image = _rgb_image(row[columns[0]], row_number)
             pixels = hashlib.blake2b(image.tobytes(), digest_size=16, key=str(image.size).encode()).digest()
             if image_keys.setdefault((pixels, pair_id), row_number) == row_number:
                 yield image
@@ -145,8 +163,11 @@ def embed_pairs(
             encode_images(processor(images=images, return_tensors="pt"))
             for images in batched(distinct_images(), batch_size)
         ]
+        if left_out:
+            logger.warning(f"{len(left_out)} rows are left out, the first of them because: {left_out[0]}")
         if not image_batches:
-            raise ValueError("The data set has no rows: nothing can be embedded.")
+            why = f"no row that can be read. {left_out[0]}" if left_out else "no rows: nothing can be embedded."
+            raise ValueError(f"The data set has {why}")
         # The same words under several pair ids are embedded once, so that their similarities are equal to the bit.
         texts = list(dict.fromkeys(text for text, _ in text_keys))
         if not texts:
@@ -202,21 +223,34 @@ def read_images(
         wanted = set(rows)
         found = ((number, row) for number, row in enumerate(dataset) if number in wanted)
     for number, row in found:
-        yield _rgb_image(row[image_column], number)
+        yield _rgb_image(row[image_column], number, image_column)
 
 
-def _rgb_image(value: Any, row_number: int) -> Any:
+class _UnusableRow(ValueError):
+    """A row that cannot be embedded; the message names it."""
+
+
+def _rgb_image(value: Any, row_number: int, column: str) -> Any:
     try:
-        return decode_image(value)
-    except (ImageDecodingError, TypeError) as error:
-        raise ValueError(f"The image of row {row_number} cannot be read: {error}") from error
+        return decode_image({"bytes": None, "path": None} if value is None else value)
+    except ImageDecodingError as error:
+        raise _UnusableRow(f"The image of row {row_number} cannot be read (column {column!r}): {error}") from error
+    except TypeError as error:
+        raise ValueError(f"The image of row {row_number} cannot be read (column {column!r}): {error}") from error
 
 
-def _captions(value: Any, row_number: int) -> list[str]:
-    captions = [value] if isinstance(value, str) else value
-    if not isinstance(captions, (list, tuple)) or not all(isinstance(caption, str) for caption in captions):
-        raise ValueError(f"The caption of row {row_number} must be a string or a list of strings, got {value!r}.")
-    return list(captions)
+def _captions(value: Any, row_number: int, column: str, visible: bool) -> list[str]:
+    """The captions of a row; only those with something to read, if so asked."""
+    problem = (
+        f"The caption of row {row_number} must be a string or a list of strings, got {value!r} (column {column!r})."
+    )
+    captions = [value] if value is None or isinstance(value, str) else value
+    if not isinstance(captions, (list, tuple)) or not all(isinstance(text, str | None) for text in captions):
+        raise ValueError(problem)
+    usable = clean_captions(captions) if visible else list(captions)
+    if (captions and not usable) or None in usable:
+        raise _UnusableRow(problem)
+    return usable
 
 
 def _pair_id(value: Any, row_number: int) -> int | str:

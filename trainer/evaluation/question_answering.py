@@ -239,7 +239,7 @@ def _answered(
                     raise ValueError(f"Row {number} has no column {column!r}, only {sorted(row)}: set `{argument}`.")
             if not isinstance(row[question_column], str):
                 raise ValueError(f"The question of row {number} must be a string, got {row[question_column]!r}.")
-            images.append(_rgb_image(row[image_column], number))
+            images.append(_rgb_image(row[image_column], number, image_column))
             questions.append(row[question_column])
         inputs = {
             name: value.to(weight.device, weight.dtype if value.is_floating_point() else None)

@@ -31,6 +31,7 @@ def evaluate_retrieval(
     caption_column: str | None = None,
     pair_id_column: str | None = "pair_id",
     max_length: int | None = None,
+    on_error: str = "raise",
     show_progress: bool = True,
 ) -> dict[str, float]:
     r"""
@@ -71,6 +72,9 @@ def evaluate_retrieval(
             every row is a pair of its own.
         max_length (`int`, *optional*):
             Longer captions are cut to so many tokens. By default what the processor, tokenizer or model allows.
+        on_error (`str`, *optional*, defaults to `"raise"`):
+            What to do about rows whose image cannot be read or that have no caption: `"raise"`, or `"skip"`, which
+            leaves them out and warns.
         show_progress (`bool`, *optional*, defaults to `True`):
             Whether to show progress bars.
 
@@ -106,6 +110,7 @@ def evaluate_retrieval(
         caption_column=caption_column,
         pair_id_column=pair_id_column,
         max_length=max_length,
+        on_error=on_error,
         show_progress=show_progress,
     )
     by_row: Relevance | None = None
