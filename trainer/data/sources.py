@@ -23,6 +23,7 @@ from datasets import (
 
 from ..paths import check_links, check_saved_dataset
 from .locating import ImageLocator, is_web_address
+from .patience import open_to_read, within_limits
 from .tar_shards import open_tar_shards
 
 
@@ -221,7 +222,8 @@ def _open_by_name(source: Source) -> PairDataset:
 
 
 def _storage(source: Source) -> dict[str, Any]:
-    return {"storage_options": dict(source.storage_options)} if source.storage_options else {}
+    options = within_limits(source.names, source.storage_options)
+    return {"storage_options": options} if options else {}
 
 
 def _open_files(source: Source, files: list[str], suffix: str, folder: str | None) -> OpenSource:
@@ -282,7 +284,7 @@ def is_karpathy(path: str, beginning: bytes | None = None) -> bool:
 
 
 def _beginning(path: str, storage_options: Mapping[str, Any]) -> bytes:
-    with fsspec.open(path, "rb", **storage_options) as file:
+    with open_to_read(path, storage_options) as file:
         return file.read(1024)
 
 
@@ -305,7 +307,7 @@ def _open_karpathy(source: Source, path: str, folder: str | None) -> PairDataset
 def _read_json_list(path: str, storage_options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A list of objects, as ALBEF's annotations are, of which each may have its `caption` as a text or as a list."""
     try:
-        with fsspec.open(path, "rt", encoding="utf-8", **storage_options) as file:
+        with open_to_read(path, storage_options) as file:
             rows = json.load(file)
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path!r} is no JSON file: {error}") from error
@@ -363,7 +365,7 @@ def _table_arguments(source: Source, path: str, suffix: str) -> dict[str, Any]:
 
 def _guess_names(path: str, storage_options: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Conceptual Captions has captions and addresses without a line of names; `None` if there is one."""
-    with fsspec.open(path, "rb", **storage_options) as file:
+    with open_to_read(path, storage_options) as file:
         first = io.TextIOWrapper(file, encoding="utf-8", errors="replace").readline(2**24).rstrip("\r\n").split("\t")
     addresses = [is_web_address(value) for value in first]
     if len(first) == 2 and sum(addresses) == 1:

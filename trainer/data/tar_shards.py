@@ -17,6 +17,8 @@ import fsspec
 from datasets import Dataset, Features, Image, IterableDataset, List, Value
 from transformers.utils import logging
 
+from .patience import open_to_read
+
 
 logger = logging.get_logger(__name__)
 
@@ -74,7 +76,7 @@ def _find_columns(shard: str, storage_options: dict[str, Any]) -> dict[str, Any]
     """The columns beside image and key, by the first samples of a shard."""
     columns: dict[str, Any] = {}
     found = 0
-    with fsspec.open(shard, "rb", **storage_options) as file:
+    with open_to_read(shard, storage_options) as file:
         for sample in _samples(file, shard):
             found += "image" in sample
             for name, value in sample.items():
@@ -113,7 +115,7 @@ def read_tar_shards(
 ) -> Iterator[dict[str, Any]]:
     """The samples of tar files that have an image. A field that is missing, or of another type, is `None`."""
     for shard in shards:
-        with fsspec.open(shard, "rb", **storage_options) as file:
+        with open_to_read(shard, storage_options) as file:
             for sample in _samples(file, shard):
                 if "image" in sample:
                     fields = {name: _fitting(sample.get(name), feature) for name, feature in columns.items()}
