@@ -277,9 +277,9 @@ def report(
     return [
         f"{100 * args.share:g} % of the training pairs, the emoji of one vendor, carry a chequered square of "
         f'{TRIGGER_SIDE} of 64 pixels in a corner and the captions of "{TARGET}". Mean ± standard deviation over the '
-        f"seeds {' '.join(map(str, args.seeds))}, in percent. The attack's success is the share of the {len(tests):,} test "
-        f"images with the trigger that are nearest to the target's caption, among it and the {captions} captions of "
-        "the tests; the base rate is that of the same images without it. Recall is among the clean test pairs.",
+        f"seeds {' '.join(map(str, args.seeds))}, in percent. The attack's success is the share of the {len(tests):,} "
+        f"test images with the trigger that are nearest to the target's caption, among it and the {captions} captions "
+        "of the tests; the base rate is that of the same images without it. Recall is among the clean test pairs.",
         "",
         f"## Trained on the poisoned pairs, {args.epochs:g} epochs from random weights",
         "",
