@@ -2,7 +2,7 @@
 """A training that is killed again and again, beside one that nobody disturbs: is it the same to the last bit?
 
     python benchmarks/soak.py                   # 50 kills; `make soak`
-    python benchmarks/soak.py --quick           # 4 kills and no result file: does it work?
+    python benchmarks/soak.py --quick           # 3 kills and no result file: does it work?
 
 A tiny model with momentum teacher, queue, dropout, augmentation and masking trains for 12 steps, saves a checkpoint at
 every second one, keeps two, and pushes each to a Hub on loopback in the background. A process that runs it is killed
