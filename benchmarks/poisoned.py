@@ -29,15 +29,21 @@ from datasets import Dataset, concatenate_datasets
 from transformers import set_seed
 
 from modeling_sacl import SaclConfig, SaclModel, SaclProcessor
-from trainer import PairCollator, SaclTrainer, SaclTrainingArguments, embed_pairs, evaluate_retrieval
+from trainer import (
+    PairCollator,
+    SaclTrainer,
+    SaclTrainingArguments,
+    embed_pairs,
+    evaluate_retrieval,
+    load_pairs,
+    pair_augmentation,
+)
 
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 from demo import TEST_SPLITS, build_processor  # noqa: E402
 from emoji import load_emoji  # noqa: E402
-
-from trainer import load_pairs  # noqa: E402
 
 
 TARGET, VENDOR = "banana", "noto"
@@ -153,8 +159,11 @@ def train(
         unimodal_self_supervision_weight=weight,
         **options,
     )
-    collator = PairCollator(processor, mlm_probability=0.0, max_length=12).for_training(fill=255, min_scale=0.6)
-    collator = replace(collator, second_views=weight > 0)
+    # As published, the second views alone are augmented.
+    collator = PairCollator(processor, mlm_probability=0.0, max_length=12)
+    if weight > 0:
+        augmentation = pair_augmentation(IMAGE_SIZE, fill=255, min_scale=0.6)
+        collator = replace(collator, second_views=True, view_transform=augmentation)
     trainer = SaclTrainer(model, args, data_collator=collator, train_dataset=pairs, processing_class=processor)
     return trainer.train().metrics
 
