@@ -66,7 +66,7 @@ class SaclTrainingArguments(TrainingArguments):
         regulation_quantile (`float`, *optional*):
             In (0, 1): regulate only above this quantile of an anchor's similarities, for `"sacl"` and `"graded"`. Not
             of the paper, and not with `loss_block_size`.
-        graded_weight (`float`, *optional*, defaults to 0.3):
+        graded_weight (`float`, *optional*, defaults to 0.5):
             Weight of the second contrast of `"graded"`, >= 0.
         graded_temperature (`float`, *optional*, defaults to 0.15):
             Its temperature, > 0, which is not learned.
@@ -221,7 +221,7 @@ class SaclTrainingArguments(TrainingArguments):
     regulation_quantile: float | None = field(
         default=None, metadata={"help": "Regulate only above this quantile of an anchor's similarities."}
     )
-    graded_weight: float = field(default=0.3, metadata={"help": "Weight of the second contrast, for graded."})
+    graded_weight: float = field(default=0.5, metadata={"help": "Weight of the second contrast, for graded."})
     graded_temperature: float = field(
         default=0.15, metadata={"help": "Temperature of the second contrast, which is not learned, for graded."}
     )
