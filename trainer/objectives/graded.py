@@ -94,6 +94,9 @@ class GradedObjective(SaclObjective):
         )
         return super().get_loss(batch) + self.weight * (image_to_text + text_to_image) / 2
 
+    def get_streamed_loss(self, batch: ContrastiveBatch, block_size: int) -> torch.Tensor:
+        return self.get_loss_by_anchors(batch, block_size)
+
     def get_config_dict(self) -> dict:
         return {
             **super().get_config_dict(),
