@@ -480,7 +480,7 @@ class PairCollator(ImageTextCollator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.normalize and (self._steps is None or (self.image_transform and self._image_size is None)):
+        if not self.normalize and not self.can_leave_normalizing:
             raise ValueError(
                 f"{type(self.processor.image_processor).__name__} does more, or otherwise, than to resize, crop, "
                 "rescale and normalise to one size, so the last step cannot be left to the device. Leave `normalize` "
@@ -513,6 +513,11 @@ class PairCollator(ImageTextCollator):
                 )
             ordinary = set(tokenizer.get_vocab().values()) - special
             self._ordinary_ids = torch.tensor(sorted(ordinary), dtype=torch.int64)
+
+    @property
+    def can_leave_normalizing(self) -> bool:
+        """Whether the image processor does nothing after resizing that could not be done on the device."""
+        return self._steps is not None and (self.image_transform is None or self._image_size is not None)
 
     def for_evaluation(self) -> Self:
         """
