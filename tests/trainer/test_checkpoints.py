@@ -6,13 +6,11 @@ import gc
 import itertools
 import json
 import logging
-import multiprocessing
 import os
 import pickle
 import re
 import shutil
 import signal
-import socket
 import sys
 from collections import Counter
 from pathlib import Path
@@ -35,6 +33,8 @@ from trainer import PairCollator, SaclTrainer, SaclTrainingArguments, seal_check
 from trainer.checkpoints import MANIFEST_NAME, checkpoint_to_resume, delete_old_checkpoints, tensors_only
 from trainer.data import SeededStream, undecoded
 from trainer.data.seeding import ROW_SEED
+
+from .processes import free_port, in_processes
 
 
 NEW = f"checkpoint-2/{MANIFEST_NAME}"
@@ -124,34 +124,6 @@ def copied_run(whole_run, tmp_path):
 
 
 # Processes of their own ------------------------------------------------------------------------------------------
-
-# Processes are forked off one that has imported everything, which takes seconds, and has not computed anything:
-# after a backward, autograd refuses to work in a forked process.
-FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["datasets", "torch", "transformers", "peft", "modeling_sacl", "trainer"])
-
-
-def in_processes(function, *arguments, count=1):
-    """Calls `function(rank, *arguments)` in as many processes, and returns what they return."""
-    receivers, processes = [], []
-    for rank in range(count):
-        receiver, sender = FORKSERVER.Pipe(duplex=False)
-        process = FORKSERVER.Process(target=_send, args=(sender, function, rank, *arguments))
-        process.start()
-        sender.close()
-        receivers.append(receiver)
-        processes.append(process)
-    try:
-        return [receiver.recv() for receiver in receivers]
-    finally:
-        for process in processes:
-            process.join(timeout=10)
-            process.kill()
-
-
-def _send(sender, function, *arguments):
-    torch.set_num_threads(1)
-    sender.send(function(*arguments))
 
 
 class KillAt:
@@ -626,12 +598,6 @@ class TestPickles:
 
 
 # The same run ----------------------------------------------------------------------------------------------------
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 def train_together(rank, world, port, material, output_dir, data, resume):

@@ -19,7 +19,7 @@ from trainer.data import SeededStream
 from trainer.data.seeding import ROW_SEED
 from trainer.data.streams import PLACE
 
-from .test_distributed import free_port
+from .processes import free_port
 
 
 BATCH = 4
