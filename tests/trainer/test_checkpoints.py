@@ -6,6 +6,7 @@ import gc
 import itertools
 import json
 import logging
+import multiprocessing
 import os
 import pickle
 import re
