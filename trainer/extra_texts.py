@@ -13,6 +13,12 @@ from .objectives import ExtraTexts, TextFeatures
 # What a text is to any text tower, as far as the tower takes it.
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
+# Where they come from.
+EXTRA_TEXTS_HINTS = {
+    "negative": "`PairCollator(processor, negative_caption=swap_words)` makes them.",
+    "further": "`PairCollator(processor, captions_per_image=2)` draws them.",
+}
+
 
 def with_extra_texts(
     inputs: dict[str, torch.Tensor], kind: str, forward_arguments: Collection[str], hint: str

@@ -384,7 +384,7 @@ class TestTraining:
             trainer = make_trainer(make_model(SaclForPreTraining), objective=objective, trainer_options=options)
             torch.manual_seed(0)
             trainer.compute_loss(trainer.model.eval(), trainer.data_collator(list(composed)))
-            losses.append(trainer._drain("eval"))
+            losses.append(trainer._curves.drain("eval"))
         for part in ("itm_loss", "mlm_loss"):
             assert losses[0][part] == pytest.approx(losses[1][part], abs=1e-5)
         assert losses[0]["itc_loss"] < losses[1]["itc_loss"]

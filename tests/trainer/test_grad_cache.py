@@ -6,6 +6,7 @@ import torch
 from transformers import set_seed
 
 from trainer import SaclTrainer
+from trainer.contrast import GlobalBatch
 from trainer.grad_cache import RandomState, split_batch
 
 
@@ -102,7 +103,7 @@ class TestCachedStep:
         ]
         joined = {name: torch.cat([output[name] for output in outputs]) for name in ("image_embeds", "text_embeds")}
         joined["logit_scale"] = model.sacl.logit_scale.exp()
-        result = trainer._contrast(joined, None, batch, [12])
+        result = trainer._contrast(joined, None, None, GlobalBatch(batch, local=True))
         result.losses["itc_loss"].backward()
         assert torch.allclose(result.losses["itc_loss"], loss, atol=1e-8)
         for name, gradient in cached.items():
@@ -111,7 +112,7 @@ class TestCachedStep:
 
     def test_matching_and_language_losses_are_logged_as_means(self, gradients):
         _, loss, trainer = gradients(4, double=False)
-        logs = trainer._drain("train")
+        logs = trainer._curves.drain("train")
         total = logs["itc_loss"] + logs["itm_loss"] + logs["mlm_loss"]
         assert total == pytest.approx(loss.item(), abs=1e-4)
         assert 0 <= logs["itm_accuracy"] <= 1

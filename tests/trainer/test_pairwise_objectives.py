@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_sacl import SaclForPreTraining, SaclModel
 from modeling_sacl.loss_sacl import separate_positives_contrastive_loss, sigmoid_contrastive_loss
+from trainer.contrast import parameter_named
 from trainer.objectives import (
     Comparison,
     FilterObjective,
@@ -199,7 +200,7 @@ class TestSigmoid:
         without_dropout.logit_bias_init_value = -10.0
         trainer = make_trainer(model_class(without_dropout), **CONTRAST, objective="siglip", warmup_steps=0)
         trainer.train()
-        bias = trainer._parameter_named("logit_bias")
+        bias = parameter_named(trainer.model, "logit_bias")
         assert bias.item() != -10.0
         logged = [entry["logit_bias"] for entry in trainer.state.log_history if "logit_bias" in entry]
         assert logged[0] == pytest.approx(-10.0) and len(logged) == 2
