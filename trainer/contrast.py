@@ -32,7 +32,7 @@ def normalized(outputs: Outputs, prefix: str = "") -> tuple[torch.Tensor, torch.
     )
 
 
-def guide_features(inputs: Mapping[str, torch.Tensor]) -> PairFeatures | None:
+def guide_features_of(inputs: Mapping[str, torch.Tensor]) -> PairFeatures | None:
     """The guide's features of the batch. A guide of one modality compares captions, or images, with each other."""
     given = [inputs[column] for column in GUIDE_COLUMNS if column in inputs]
     return PairFeatures(given[0], given[-1], inputs["pair_ids"]) if given else None

@@ -18,7 +18,7 @@ from modeling_sacl.loss_sacl import contrastive_logits
 from .contrast import (
     GlobalBatch,
     Outputs,
-    guide_features,
+    guide_features_of,
     logit_bias_of,
     logit_scale_of,
     normalized,
@@ -459,7 +459,7 @@ class SaclTrainer(ReadingTrainer, SavingTrainer):
         """The pairs of the batch among those of all processes and of the queue, by everyone who is asked."""
         now = self._now()
         queue, guide_queue = (self.queue, self.guide_queue) if self.model.training else (None, None)
-        guide, kind = guide_features(everyones.inputs), self._extra_texts()
+        guide, kind = guide_features_of(everyones.inputs), self._extra_texts()
         guide_share = 0.0 if guide is None else now.guide_share
         asks_guide = guide is not None and (guide_share > 0 or self._needs_guide())
         teacher = None if teacher_outputs is None else everyones.compare(everyones.pairs(teacher_outputs), queue)
