@@ -1,7 +1,7 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """Texts beyond the pairs' own, such as hard negatives: embedded in the same forward as the texts of the pairs."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from transformers.utils import ModelOutput
@@ -76,7 +76,7 @@ def part_texts(outputs: ModelOutput, pairs: int) -> ModelOutput:
 
 
 def compare_extra_texts(
-    embeds: torch.Tensor, inputs: dict[str, torch.Tensor], kind: str, counts: list[int], local: bool
+    embeds: torch.Tensor, inputs: Mapping[str, torch.Tensor], kind: str, counts: list[int], local: bool
 ) -> ExtraTexts:
     r"""
     The further texts of all processes.

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+from transformers.utils import ModelOutput
 
 
 # What the contrast sees of a pair; the last only where an objective needs it. Terms see more, by the same names.
@@ -34,7 +35,7 @@ def split_batch(inputs: dict[str, torch.Tensor], chunk_size: int) -> list[dict[s
     return [{name: tensors[index] for name, tensors in parts.items()} for index in range(count)]
 
 
-def join_embeddings(outputs: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+def join_embeddings(outputs: Sequence[ModelOutput]) -> dict[str, torch.Tensor]:
     """The embeddings of a batch from a model's outputs for its chunks; what else there is in them is left out."""
     names = [name for name in outputs[0] if name.endswith(_EMBEDDINGS)]
     return {name: torch.cat([chunk[name] for chunk in outputs]) for name in names}

@@ -461,12 +461,12 @@ class SaclTrainer(ReadingTrainer, SavingTrainer):
         queue, guide_queue = (self.queue, self.guide_queue) if self.model.training else (None, None)
         guide, kind = guide_features_of(everyones.inputs), self._extra_texts()
         guide_share = 0.0 if guide is None else now.guide_share
-        asks_guide = guide is not None and (guide_share > 0 or self._needs_guide())
+        asks_guide = guide_share > 0 or self._needs_guide()
         teacher = None if teacher_outputs is None else everyones.compare(everyones.pairs(teacher_outputs), queue)
         return ContrastiveBatch(
             student=everyones.compare(everyones.pairs(outputs), queue),
             teacher=teacher,
-            guide=everyones.compare(guide, guide_queue) if asks_guide else None,
+            guide=everyones.compare(guide, guide_queue) if guide is not None and asks_guide else None,
             guide_share=guide_share,
             # A guide knows from the start what an early model does not.
             regulation_strength=now.regulation_strength(warmed_up=guide is not None),
