@@ -33,8 +33,8 @@ degree is known: variants of one emoji, emoji of one subgroup.
   by Holm for the number of objectives. *Time* is the processor time of a training, `infonce` being 1.
 - A guide of texts is MiniLM itself, which is also the text tower: it costs nothing here, and it knows nothing that the
   heads are not given.
-- `graded` and `upper tenth` are ours and not the paper's; they were found on validation. `graded, strength 1` is
-  `objective="graded"` as its arguments come.
+- `graded` and `upper tenth` are ours and not the paper's; they were found on validation. `graded` regulates at the
+  default strength of 1, `graded, strength 0` not at all.
 - `cwcl` is published for a tower that is locked with its space, and then has soft targets in one direction only. Here
   both heads learn from targets that are nearly flat, which is not enough.
 - `off_diagonal` is for continual training; the model that it holds on to is the untrained one here.
