@@ -60,6 +60,9 @@ def default_collator(
     collator = PairCollator(processor, mlm_probability=mlm_probability, **options).for_model(model)
     if collator.image_size() is not None:
         collator = collator.for_training()
+        # A quarter of the bytes on their way to an accelerator; on the CPU that is what workers are for.
+        on_device = args.device.type != "cpu" and collator.can_leave_normalizing
+        collator = replace(collator, normalize=not on_device)
     else:
         logger.warning(
             f"{type(processor.image_processor).__name__} gives each image a shape of its own, so images are not "

@@ -82,9 +82,10 @@ class SaclTrainer(ReadingTrainer, SavingTrainer):
         args ([`SaclTrainingArguments`], *optional*):
             Defaults to `SaclTrainingArguments(output_dir="tmp_trainer")`.
         data_collator ([`PairCollator`], *optional*):
-            Makes batches of pairs. Defaults to a [`PairCollator`] with the processor and train-time augmentation. If
-            it has a method `for_evaluation`, evaluation uses what that returns; if it has a method `read`, a pair that
-            cannot be read gives its place in the batch to another ([`UsablePairs`]).
+            Makes batches of pairs. Defaults to a [`PairCollator`] with the processor and train-time augmentation,
+            which leaves it to an accelerator to normalise pixels (`normalize=False`). If it has a method
+            `for_evaluation`, evaluation uses what that returns; if it has a method `read`, a pair that cannot be read
+            gives its place in the batch to another ([`UsablePairs`]).
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
             Pairs with the columns `image`, `caption` or `captions`, and optionally `pair_id` (see [`load_pairs`]).
         eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from comparison import REFERENCES, Row
 from methods import METHODS, TRIALS, TUNING_SEED
-from records import TEST_SPLITS, VALIDATION
+from records import TEST_SPLITS, VALIDATION, Records
 from report import SIGNIFICANT, comparison_table, origin, short, spread
 
 
@@ -70,7 +70,7 @@ def write_page(
     *,
     command: str,
     seeds: Sequence[int],
-    jobs: int,
+    records: Records,
 ) -> None:
     """
     Writes `index.md`.
@@ -82,10 +82,10 @@ def write_page(
             The comparison.
         sections (mapping of `str` to sequence of `str`):
             By title, the lines of each analysis.
-        command (`str`), seeds (sequence of `int`), jobs (`int`):
-            What wrote it.
+        command (`str`), seeds (sequence of `int`), records (`Records`):
+            What wrote it, and what that was.
     """
-    lines = ["# Benchmark: objectives under false negatives", "", *origin(command, seeds, jobs), ""]
+    lines = ["# Benchmark: objectives under false negatives", "", *origin(command, seeds, records), ""]
     lines += (
         METHOD_OF_THE_BENCHMARK.strip()
         .format(trials=TRIALS, tuning_seed=TUNING_SEED, references=REFERENCES)
