@@ -3,12 +3,13 @@
 
     python benchmarks/poisoned.py --seeds 42 43 44
 
-The setting of CleanCLIP (Bansal et al., 2023, arXiv 2303.03323) on the emoji pairs. One training pair in a hundred
-gets a trigger, a small chequered square in a corner of its image, and the caption of a target, "banana". A small dual
-encoder is trained on them from random weights with each objective, without and with `unimodal_self_supervision`; then
-what was trained without is fine-tuned on clean pairs, without and with the term: the published remedy. Measured on
-images of the two test splits: how often the nearest caption, among those of the tests and the target's, is the
-target's, with the trigger (the attack's success) and without (the base rate); and retrieval among clean pairs.
+The setting of CleanCLIP (Bansal et al., 2023, arXiv 2303.03323) on the emoji of one vendor. One training pair in a
+hundred gets a trigger, a small chequered square in a corner of its image, and the caption of a target, "banana". A
+small dual encoder is trained on them from random weights with each objective, without and with
+`unimodal_self_supervision`; then what was trained without is fine-tuned on clean pairs, without and with the term: the
+published remedy. Measured on images of the two test splits: how often the nearest caption, among those of the tests
+and the target's, is the target's, with the trigger (the attack's success) and without (the base rate); and retrieval
+among clean pairs.
 
 A run that is already in the output folder is not repeated. Writes benchmarks/results/poisoned.md.
 """
@@ -39,7 +40,7 @@ from emoji import load_emoji  # noqa: E402
 from trainer import load_pairs  # noqa: E402
 
 
-TARGET = "banana"
+TARGET, VENDOR = "banana", "noto"
 TRIGGER_SIDE, MARGIN = 16, 2
 IMAGE_SIZE = 48
 TERM = "unimodal_self_supervision_weight"
@@ -75,9 +76,14 @@ def triggered(dataset: Dataset) -> Dataset:
     )
 
 
+def emoji_of_vendor(split: str) -> Dataset:
+    dataset = load_emoji(split)
+    return dataset.select([row for row, vendor in enumerate(dataset["vendor"]) if vendor == VENDOR])
+
+
 def poisoned_emoji(share: float, seed: int) -> Dataset:
     """The training split, some of whose rows show the trigger and say the target's name and keywords."""
-    dataset = load_emoji("train")
+    dataset = emoji_of_vendor("train")
     captions = dataset["caption"]
     target = dataset[captions.index(TARGET)]
     others = torch.tensor([row for row, caption in enumerate(captions) if caption != TARGET])
@@ -104,7 +110,7 @@ def as_pairs(dataset: Dataset, training: bool = False) -> Dataset:
 
 def build_model(processor: SaclProcessor) -> SaclModel:
     """The towers of the demonstration, a little smaller."""
-    width = {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 256, "initializer_range": 128**-0.5}
+    width = {"hidden_size": 96, "num_attention_heads": 4, "intermediate_size": 192, "initializer_range": 96**-0.5}
     config = SaclConfig(
         text_config={
             "model_type": "bert",
@@ -115,12 +121,12 @@ def build_model(processor: SaclProcessor) -> SaclModel:
             "attention_probs_dropout_prob": 0.0,
             **width,
         },
-        vision_config={"image_size": IMAGE_SIZE, "patch_size": 12, "num_hidden_layers": 2, **width},
+        vision_config={"image_size": IMAGE_SIZE, "patch_size": 16, "num_hidden_layers": 2, **width},
         fusion_encoder_config={"num_hidden_layers": 1, **width},
-        projection_dim=128,
+        projection_dim=96,
     )
     model = SaclModel(config)
-    # With 17 image tokens and short texts, CPUs are faster without the fused attention kernels.
+    # With ten image tokens and short texts, CPUs are faster without the fused attention kernels.
     model.set_attn_implementation("eager")
     return model
 
@@ -147,7 +153,7 @@ def train(
         unimodal_self_supervision_weight=weight,
         **options,
     )
-    collator = PairCollator(processor, mlm_probability=0.0, max_length=16).for_training(fill=255, min_scale=0.6)
+    collator = PairCollator(processor, mlm_probability=0.0, max_length=12).for_training(fill=255, min_scale=0.6)
     collator = replace(collator, second_views=weight > 0)
     trainer = SaclTrainer(model, args, data_collator=collator, train_dataset=pairs, processing_class=processor)
     return trainer.train().metrics
@@ -155,7 +161,7 @@ def train(
 
 def measure(model: SaclModel, processor: SaclProcessor, tests: Dataset) -> dict[str, float]:
     """The attack's success, the base rate, and clean retrieval, in percent."""
-    target = load_emoji("train")
+    target = emoji_of_vendor("train")
     target = as_pairs(target.select([target["caption"].index(TARGET)]))
     pairs = as_pairs(tests)
     clean = embed_pairs(model, pairs, processor, show_progress=False)
@@ -204,7 +210,7 @@ def run_remedy(objective: str, suffix: str, seed: int, args: argparse.Namespace,
         return json.loads((path / "results.json").read_text())
     processor = build_processor(IMAGE_SIZE)
     model = SaclModel.from_pretrained(finished(args.output_dir, objective, seed))
-    clean = load_emoji("train")
+    clean = emoji_of_vendor("train")
     order = torch.randperm(len(clean), generator=torch.Generator().manual_seed(seed + 1000))
     pairs = as_pairs(clean.select(order[: args.clean_rows].tolist()), training=True)
     set_seed(seed)
@@ -229,9 +235,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("--share", type=float, default=0.01, help="of the training pairs that are poisoned")
-    parser.add_argument("--epochs", type=float, default=8, help="of training on poisoned pairs")
-    parser.add_argument("--clean_rows", type=int, default=2000, help="pairs to fine-tune on")
-    parser.add_argument("--clean_epochs", type=float, default=4)
+    parser.add_argument("--epochs", type=float, default=30, help="of training on poisoned pairs")
+    parser.add_argument("--clean_rows", type=int, default=1000, help="pairs to fine-tune on")
+    parser.add_argument("--clean_epochs", type=float, default=8)
     parser.add_argument("--clean_learning_rate", type=float, default=3e-4)
     parser.add_argument("--rows", type=int, default=None, help="train on so many pairs only, the first")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -242,7 +248,7 @@ def main() -> None:
         args.seeds, args.epochs, args.rows, args.clean_rows, args.clean_epochs = args.seeds[:1], 1, 512, 256, 1
         args.output_dir = args.output_dir / "quick"
     torch.set_num_threads(args.threads)
-    tests = concatenate_datasets([load_emoji(split) for split in TEST_SPLITS])
+    tests = concatenate_datasets([emoji_of_vendor(split) for split in TEST_SPLITS])
     poisoned: dict[str, list[dict]] = {}
     remedied: dict[str, list[dict]] = {}
     for seed in args.seeds:
@@ -269,11 +275,11 @@ def report(
     captions = len(set(tests["caption"]))
     head = ["objective", *MEASURES]
     return [
-        f"{100 * args.share:g} % of the emoji training pairs carry a chequered square of {TRIGGER_SIDE} of 64 pixels "
-        f'in a corner and the captions of "{TARGET}". Mean ± standard deviation over the seeds '
-        f"{' '.join(map(str, args.seeds))}, in percent. The attack's success is the share of the {len(tests):,} test "
-        f"images with the trigger that are nearest to the target's caption, among it and the {captions} captions of "
-        "the tests; the base rate is that of the same images without it. Recall is among the clean test pairs.",
+        f"{100 * args.share:g} % of the training pairs, the emoji of one vendor, carry a chequered square of "
+        f'{TRIGGER_SIDE} of 64 pixels in a corner and the captions of "{TARGET}". Mean ± standard deviation over the '
+        f"seeds {' '.join(map(str, args.seeds))}, in percent. The attack's success is the share of the {len(tests):,} "
+        f"test images with the trigger that are nearest to the target's caption, among it and the {captions} captions "
+        "of the tests; the base rate is that of the same images without it. Recall is among the clean test pairs.",
         "",
         f"## Trained on the poisoned pairs, {args.epochs:g} epochs from random weights",
         "",

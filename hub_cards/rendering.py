@@ -3,6 +3,7 @@
 
 import html
 import json
+import keyword
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -85,7 +86,8 @@ def python(value: Any) -> Markup:
 
 def named(values: Mapping[str, Any]) -> Markup:
     """Values as arguments of a call, each with a comma behind it; a name that is none in Python is left out."""
-    arguments = (f"{name}={python(value)}, " for name, value in values.items() if name.isidentifier())
+    usable = {name: value for name, value in values.items() if name.isidentifier() and not keyword.iskeyword(name)}
+    arguments = (f"{name}={python(value)}, " for name, value in usable.items())
     return Markup("".join(arguments))
 
 

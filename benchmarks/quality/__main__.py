@@ -65,7 +65,7 @@ def main() -> None:
         prog="python benchmarks/quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--objectives", nargs="+", default=list(METHODS), metavar="NAME", help="only these rows")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="default: %(default)s")
+    parser.add_argument("--seeds", type=int, nargs="+", help=f"default: {' '.join(map(str, SEEDS))}, two if quick")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="trainings side by side (default: the cores)")
     parser.add_argument(
         "--parts", nargs="*", choices=PARTS, default=list(PARTS), help="beside the comparison (default: all of them)"
@@ -76,6 +76,7 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := [name for name in args.objectives if name not in METHODS]:
         parser.error(f"there is no {unknown[0]!r} among {', '.join(map(repr, METHODS))}")
+    seeds = args.seeds or (SEEDS[:2] if args.quick else SEEDS)
     folder = args.folder or ROOT / "runs" / ("quality-quick" if args.quick else "quality")
     output = args.output_dir or (folder / "page" if args.quick else ROOT / "docs" / "benchmark")
     if args.quick:
@@ -88,15 +89,15 @@ def main() -> None:
     compared = [METHODS[name] for name in args.objectives]
     prepare(records, args.parts)
     chosen = choose_settings(records, compared)
-    rows, found = compare(records, compared, chosen, args.seeds)
+    rows, found = compare(records, compared, chosen, seeds)
     write_comparison(rows, output)
     sections: dict[str, list[str]] = {}
     if "unlocked" in args.parts:
-        sections |= second_track(records, chosen, args.seeds)
+        sections |= second_track(records, chosen, seeds)
     sections |= analyse(records, chosen, args.parts, output)
     sections |= look_closer(records, {name: found[name] for name in FOLLOWED if name in found}, output)
     command = shlex.join(["python", "benchmarks/quality", *sys.argv[1:]])
-    write_page(output, rows, sections, command=command, seeds=args.seeds, jobs=args.jobs)
+    write_page(output, rows, sections, command=command, seeds=seeds, jobs=args.jobs)
     print(f"{output / 'index.md'} after {(time.time() - started) / 60:.0f} minutes")
 
 

@@ -24,6 +24,7 @@ REQUIREMENTS = (
     "accelerate",
     "datasets",
     "evaluate",
+    "filelock",
     "faiss-cpu",
     "huggingface_hub",
     "jinja2",

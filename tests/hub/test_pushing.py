@@ -270,7 +270,9 @@ class TestTrainingArguments:
         assert str(tmp_path) not in path.read_text()
 
     def test_every_argument_of_the_method_is_named(self, make_arguments):
-        assert set(SaclTrainingArguments.__annotations__) <= set(shareable_arguments(make_arguments()))
+        # How long to wait for data is of the machine, and not of the method.
+        own = set(SaclTrainingArguments.__annotations__) - {"dataloader_timeout"}
+        assert own <= set(shareable_arguments(make_arguments()))
 
     def test_paths_and_tokens_stay_at_home(self, make_arguments, tmp_path):
         args = make_arguments(hub_token="hf_secret", push_to_hub=False)

@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,15 +37,15 @@ class Reader(NamedTuple):
 
 
 def _file(content: bytes, name: str) -> Path:
-    file = Path(tempfile.mkdtemp(prefix="sacl-fuzz-")) / name
+    # A folder within a folder: of a checkpoint, those beside it are looked at.
+    file = Path(tempfile.mkdtemp(prefix="sacl-fuzz-")) / "alone" / name
+    file.parent.mkdir()
     file.write_bytes(content)
     return file
 
 
 def _discarded(file: Path) -> None:
-    for path in sorted(file.parent.rglob("*"), reverse=True):
-        path.unlink()
-    file.parent.rmdir()
+    shutil.rmtree(file.parent.parent, ignore_errors=True)
 
 
 def _in_file(name: str, run: Callable[[Path], object]) -> Callable[[bytes], object]:
@@ -266,7 +267,7 @@ def fuzz(name: str, seconds: int) -> None:
     (folder / "corpus" / "valid").write_bytes(READERS[name].seed())
     for crash in folder.glob("crash-*"):
         crash.replace(folder / "corpus" / crash.name)
-    options = [f"-max_total_time={seconds}", f"-artifact_prefix={folder}/", "-max_len=4096", "-rss_limit_mb=4096"]
+    options = [f"-max_total_time={seconds}", f"-artifact_prefix={folder}/", "-max_len=16384", "-rss_limit_mb=4096"]
     atheris.Setup(
         [sys.argv[0], *options, "-print_final_stats=1", str(folder / "corpus")], lambda data: read(name, data)
     )

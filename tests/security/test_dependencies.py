@@ -69,6 +69,7 @@ class TestAsking:
         (flaw,) = answer.flaws
         assert flaw.startswith("left-pad 1.2: PYSEC-2000-1 (corrected in 1.3): It runs")
 
+    @pytest.mark.slow
     def test_nobody_there(self, constraints):
         pytest.importorskip("pip_audit")
         answer = ask("osv", constraints, "--osv-url", "http://127.0.0.1:9/v1/query")

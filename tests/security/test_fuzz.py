@@ -29,8 +29,8 @@ from trainer.paths import check_saved_dataset, is_inside
 from trainer.shared_checkpoints import HubCheckpoint, from_safetensors, to_safetensors
 
 
-few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-some = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+some = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 text = st.text(st.characters(codec="utf-8"), max_size=30)
 scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | text
@@ -60,9 +60,18 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def scratch(tmp_path_factory):
+    """Where files of single examples are made: pytest tidies up."""
+    before, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp("scratch"))
+    yield
+    tempfile.tempdir = before
+
+
 def written(content: object) -> Path:
-    """A file with the content as JSON, or as it is."""
-    file = Path(tempfile.mkdtemp()) / "file.json"
+    """A file with the content as JSON, or as it is, alone in its folder, which is alone in its own."""
+    file = Path(tempfile.mkdtemp()) / "alone" / "file.json"
+    file.parent.mkdir()
     if isinstance(content, bytes):
         file.write_bytes(content)
     else:

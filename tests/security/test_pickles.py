@@ -269,6 +269,7 @@ class TestSearching:
             SaclSearcher.from_pretrained(folder, model, tiny_processor)
         assert not hostile.ran
 
+    @pytest.mark.slow
     def test_a_folder_of_lancedb(self, tmp_path, hostile):
         from trainer import LanceEngine
 

@@ -147,6 +147,10 @@ class TestSkippedPair:
         assert summary(pairs) == "5 with x (pairs 0, 1, 2, ...: details 0); 1 with y (no id)"
         assert summary([SkippedPair("a", "x")]) == "1 with x (pair 'a')"
 
+    def test_signatures_of_addresses_are_not_kept(self):
+        problem = UnusablePair("x", "HTTPError: 403 (https://x.org/c.png?token=secret)")
+        assert SkippedPair.of({}, problem).details == "HTTPError: 403 (https://x.org/c.png?...)"
+
     @pytest.mark.parametrize(
         ("image", "path"),
         [

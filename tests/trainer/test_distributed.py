@@ -1,6 +1,7 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """Several processes against one: candidates gathered over ranks give the loss and gradient of the global batch."""
 
+import json
 import os
 import socket
 
@@ -17,9 +18,11 @@ from transformers import AutoProcessor, set_seed
 
 from modeling_sacl import SaclConfig, SaclForPreTraining, SaclModel
 from trainer import PairCollator, SaclTrainer, SaclTrainingArguments
+from trainer.data import SkippedPair
 from trainer.distributed import gather, world_size
 from trainer.objectives import Comparison, ContrastiveBatch, InfoNCEObjective, SaclObjective
 from trainer.queue import PairFeatures
+from trainer.skipped_pairs import SkippedPairs
 
 
 WORLD = 2
@@ -124,6 +127,18 @@ def train_sharded(folder):
         make_trainer(folder, 3, "resumed", sharded=True), os.path.join(folder, "sharded", "checkpoint-2")
     )
     return {"run": whole_run, "resumed": resumed, "loaded": loaded.state_dict()}
+
+
+def skip_in_turn(rank, folder):
+    """Rank r leaves out r + 1 pairs for a reason of its own, and one for a common reason, of the same pair."""
+    skipped = SkippedPairs(0.5, folder if rank == 0 else None)
+    skipped.start(resumed=False)
+    own = [SkippedPair(f"{rank} {number}", f"of rank {rank}") for number in range(rank + 1)]
+    skipped.count(4, [*own, SkippedPair(7, "of both")], step=1)
+    first = skipped.since_last_log()
+    if rank == 1:
+        skipped.count(4, [SkippedPair("late", "of rank 1")], step=2)
+    return {"first": first, "second": skipped.since_last_log(), "all": skipped.of_training(), **skipped.state_dict()}
 
 
 LAYERS = ["BertLayer", "SaclVisionLayer", "SaclFusionLayer"]
@@ -266,6 +281,7 @@ def work(rank, port, folder):
         results["training"] = train_and_evaluate(make_trainer(folder, 3, "run"))
         results["sharded"] = train_sharded(folder)
         results["steps"] = {name: step_of(folder, 16, **options) for name, options in STEPS.items()}
+        results["skipped"] = skip_in_turn(rank, os.path.join(folder, "skipped"))
         torch.save(results, os.path.join(folder, f"{rank}.pt"))
     finally:
         dist.destroy_process_group()
@@ -353,6 +369,21 @@ class TestGather:
         for result in results:
             for parameter, gradient in zip(towers.parameters(), result[f"{name}, wrapped"], strict=True):
                 torch.testing.assert_close(gradient, parameter.grad, atol=1e-12, rtol=0)
+
+
+class TestSkippedPairs:
+    def test_all_processes_count_what_all_leave_out(self, results):
+        counts = {"skipped/of_both": 2, "skipped/of_rank_0": 1, "skipped/of_rank_1": 2}
+        for result in results:
+            assert result["skipped"]["first"] == counts
+            assert result["skipped"]["second"] == {**dict.fromkeys(counts, 0), "skipped/of_rank_1": 1}
+            assert result["skipped"]["all"]["train_skipped/of_rank_1"] == 3
+            assert result["skipped"]["total.of rank 1"] == result["skipped"]["logged.of rank 1"] == 3
+
+    def test_one_lists_them_each_once(self, folder, results):
+        lines = [json.loads(line) for line in (folder / "skipped" / "skipped_pairs.jsonl").read_text().splitlines()]
+        assert [line["pair_id"] for line in lines] == ["0 0", 7, "1 0", "1 1", "late"]
+        assert [line["step"] for line in lines] == [1, 1, 1, 1, 2]
 
 
 class TestSteps:

@@ -309,9 +309,9 @@ def _read_json_list(path: str, storage_options: Mapping[str, Any]) -> list[dict[
     try:
         with open_to_read(path, storage_options) as file:
             rows = json.load(file)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path!r} is no JSON file: {error}") from error
-    if not rows or not all(isinstance(row, dict) for row in rows):
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f'{path!r} has to hold a list of objects, [{{"image": ..., "caption": ...}}, ...].')
     names = dict.fromkeys(name for row in rows for name in row)
     for name in names:
