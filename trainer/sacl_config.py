@@ -65,8 +65,8 @@ class SaclTrainingArguments(TrainingArguments):
             starts from random weights may then never begin to learn.
         regulation_quantile (`float`, *optional*):
             In (0, 1): regulate only above this quantile of an anchor's similarities, for `"sacl"` and `"graded"`. Not
-            of the paper, and not with `loss_block_size`.
-        graded_weight (`float`, *optional*, defaults to 0.3):
+            of the paper.
+        graded_weight (`float`, *optional*, defaults to 0.5):
             Weight of the second contrast of `"graded"`, >= 0.
         graded_temperature (`float`, *optional*, defaults to 0.15):
             Its temperature, > 0, which is not learned.
@@ -149,7 +149,8 @@ class SaclTrainingArguments(TrainingArguments):
         loss_block_size (`int`, *optional*):
             Computes the contrastive loss in blocks of this many anchors and candidates (1024 suits a CPU, a GPU may
             want more), twice, instead of holding matrices of all of them: memory grows with batch plus queue, not
-            batch times queue. The loss is the same.
+            batch times queue. The loss is the same. Objectives that must see all candidates of an anchor at once, and
+            a `regulation_quantile`, take blocks of this many anchors with all candidates.
         local_loss (`bool`, *optional*, defaults to `True`):
             Whether each of several processes computes only its own anchors' rows of the loss, among the candidates of
             all. `False` has every process compute all rows: the same gradients for more work, and a loss that is the
@@ -221,7 +222,7 @@ class SaclTrainingArguments(TrainingArguments):
     regulation_quantile: float | None = field(
         default=None, metadata={"help": "Regulate only above this quantile of an anchor's similarities."}
     )
-    graded_weight: float = field(default=0.3, metadata={"help": "Weight of the second contrast, for graded."})
+    graded_weight: float = field(default=0.5, metadata={"help": "Weight of the second contrast, for graded."})
     graded_temperature: float = field(
         default=0.15, metadata={"help": "Temperature of the second contrast, which is not learned, for graded."}
     )
@@ -379,10 +380,6 @@ class SaclTrainingArguments(TrainingArguments):
             raise ValueError(f"`filter_threshold` must be in (0, 1), got {self.filter_threshold}.")
         if self.regulation_quantile is not None and not 0 < self.regulation_quantile < 1:
             raise ValueError(f"`regulation_quantile` must be in (0, 1), got {self.regulation_quantile}.")
-        if self.regulation_quantile is not None and self.loss_block_size is not None:
-            raise ValueError(
-                "`regulation_quantile` needs all similarities of an anchor at once: set `loss_block_size=None`."
-            )
         if self.min_temperature > self.max_temperature:
             raise ValueError(
                 f"`min_temperature` ({self.min_temperature}) is above `max_temperature` ({self.max_temperature})."

@@ -97,7 +97,7 @@ def main() -> None:
     sections |= analyse(records, chosen, args.parts, output)
     sections |= look_closer(records, {name: found[name] for name in FOLLOWED if name in found}, output)
     command = shlex.join(["python", "benchmarks/quality", *sys.argv[1:]])
-    write_page(output, rows, sections, command=command, seeds=seeds, jobs=args.jobs)
+    write_page(output, rows, sections, command=command, seeds=seeds, records=records)
     print(f"{output / 'index.md'} after {(time.time() - started) / 60:.0f} minutes")
 
 

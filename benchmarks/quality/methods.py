@@ -74,14 +74,16 @@ METHODS: dict[str, Method] = {
             {**_TEXT_GUIDE, "regulation_quantile": 0.9},
             regulation_strength=(3.0, 6.0),
         ),
-        _method("graded", settings={**_TEACHER, "regulation_strength": 0.0}, graded_weight=(0.3, 1.0)),
-        _method("graded, strength 1", "graded", settings=_TEACHER, graded_weight=(0.3, 1.0)),
+        _method("graded", settings=_TEACHER, graded_weight=(0.5, 1.0)),
+        _method(
+            "graded, strength 0", "graded", settings={**_TEACHER, "regulation_strength": 0.0}, graded_weight=(0.5, 1.0)
+        ),
         _method(
             "graded + text guide",
             "graded",
             "text",
-            {**_TEACHER, **_TEXT_GUIDE, "regulation_strength": 0.0},
-            graded_weight=(0.3, 1.0),
+            {**_TEACHER, "guide_schedule": "linear"},
+            graded_weight=(0.5, 1.0),
         ),
         _method("filter", settings={**_TEACHER, "regulation_strength": 3.0}, filter_threshold=(0.3, 0.6)),
         _method("multi_positive"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from comparison import REFERENCES, Row
 from methods import METHODS, TRIALS, TUNING_SEED
-from records import TEST_SPLITS, VALIDATION
+from records import TEST_SPLITS, VALIDATION, Records
 from report import SIGNIFICANT, comparison_table, origin, short, spread
 
 
@@ -33,8 +33,8 @@ degree is known: variants of one emoji, emoji of one subgroup.
   by Holm for the number of objectives. *Time* is the processor time of a training, `infonce` being 1.
 - A guide of texts is MiniLM itself, which is also the text tower: it costs nothing here, and it knows nothing that the
   heads are not given.
-- `graded` and `upper tenth` are ours and not the paper's; they were found on validation. `graded, strength 1` is
-  `objective="graded"` as its arguments come.
+- `graded` and `upper tenth` are ours and not the paper's; they were found on validation. `graded` regulates at the
+  default strength of 1, `graded, strength 0` not at all.
 - `cwcl` is published for a tower that is locked with its space, and then has soft targets in one direction only. Here
   both heads learn from targets that are nearly flat, which is not enough.
 - `off_diagonal` is for continual training; the model that it holds on to is the untrained one here.
@@ -70,7 +70,7 @@ def write_page(
     *,
     command: str,
     seeds: Sequence[int],
-    jobs: int,
+    records: Records,
 ) -> None:
     """
     Writes `index.md`.
@@ -82,10 +82,10 @@ def write_page(
             The comparison.
         sections (mapping of `str` to sequence of `str`):
             By title, the lines of each analysis.
-        command (`str`), seeds (sequence of `int`), jobs (`int`):
-            What wrote it.
+        command (`str`), seeds (sequence of `int`), records (`Records`):
+            What wrote it, and what that was.
     """
-    lines = ["# Benchmark: objectives under false negatives", "", *origin(command, seeds, jobs), ""]
+    lines = ["# Benchmark: objectives under false negatives", "", *origin(command, seeds, records), ""]
     lines += (
         METHOD_OF_THE_BENCHMARK.strip()
         .format(trials=TRIALS, tuning_seed=TUNING_SEED, references=REFERENCES)

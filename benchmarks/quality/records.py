@@ -56,6 +56,8 @@ class Records:
 
     def __init__(self, folder: Path, jobs: int, steps: int | None = None):
         self.folder, self.jobs, self.steps = folder, jobs, steps
+        # The processor seconds of what has been asked for.
+        self.used: dict[str, float] = {}
 
     @property
     def examples(self) -> int:
@@ -68,7 +70,11 @@ class Records:
         missing = {request.name: request for request in requests if self._find(request) is None}
         if missing:
             self._run(list(missing.values()), title)
-        return [json.loads((self._find(request) or self._file(request)).read_text()) for request in requests]
+        records = [json.loads((self._find(request) or self._file(request)).read_text()) for request in requests]
+        self.used |= {
+            request.name: record["processor_seconds"] for request, record in zip(requests, records, strict=True)
+        }
+        return records
 
     def _shortened(self, request: Request) -> Request:
         if self.steps is None:

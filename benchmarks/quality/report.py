@@ -17,7 +17,7 @@ from analyses import Analysis, Point
 from comparison import QUERY_METRICS, REFERENCES, SCALARS, Row
 from evaluation import DIRECTIONS
 from methods import METHODS, TRIALS
-from records import VALIDATION
+from records import VALIDATION, Records
 from statistics_of_runs import Difference
 from towers import load_emoji
 
@@ -283,12 +283,14 @@ def save_figure(figure: Any, file: Path) -> None:
     plt.close(figure)
 
 
-def origin(command: str, seeds: Sequence[int], jobs: int) -> list[str]:
-    """Which command, seeds, machine and versions the numbers are of."""
+def origin(command: str, seeds: Sequence[int], records: Records) -> list[str]:
+    """Which command, seeds, machine and versions the numbers are of, and how much work they were."""
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return [
-        f"Written by `{command}`: seeds {', '.join(map(str, seeds))}, {jobs} trainings of one thread side by side on "
-        f"{os.cpu_count()} cores ({_processor()}). Python {platform.python_version()}, {packages}.",
+        f"Written by `{command}`: seeds {', '.join(map(str, seeds))}; {records.jobs} trainings of one thread side by "
+        f"side on {os.cpu_count()} cores ({_processor()}), {len(records.used)} in all, of "
+        f"{sum(records.used.values()) / 3600:.1f} hours of processor time. "
+        f"Python {platform.python_version()}, {packages}.",
         f"Each objective chose among {TRIALS} settings by `{VALIDATION}`.",
     ]
 

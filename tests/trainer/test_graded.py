@@ -95,11 +95,6 @@ class TestGraded:
         with pytest.raises(ValueError, match=next(iter(setting))):
             GradedObjective(**setting)
 
-    def test_is_not_computed_in_blocks(self):
-        assert not GradedObjective.streams()
-        with pytest.raises(ValueError, match="loss_block_size"):
-            GradedObjective()(a_batch(), block_size=2)
-
 
 class TestQuantile:
     @pytest.mark.parametrize("quantile", [0.25, 0.6, 0.9])
@@ -135,9 +130,3 @@ class TestQuantile:
             SaclObjective(quantile=quantile)
         with pytest.raises(ValueError, match="regulation_quantile"):
             SaclTrainingArguments(output_dir=str(tmp_path), regulation_quantile=quantile)
-
-    def test_blocks_are_refused(self, tmp_path):
-        with pytest.raises(ValueError, match="loss_block_size"):
-            SaclTrainingArguments(output_dir=str(tmp_path), regulation_quantile=0.9, loss_block_size=8)
-        with pytest.raises(ValueError, match="loss_block_size"):
-            SaclObjective(quantile=0.9)(a_batch(), block_size=2)

@@ -404,11 +404,6 @@ class TestSettings:
         arguments = make_arguments(lock_vision=bool(vision), lock_text=bool(text))
         assert ContinuousObjective.from_arguments(arguments).locked == locked
 
-    @pytest.mark.parametrize("name", NAMES)
-    def test_blocks_are_refused(self, make_arguments, name):
-        with pytest.raises(ValueError, match=f"'{name}'.*loss_block_size=None"):
-            make_arguments(objective=name, loss_block_size=4)
-
 
 class TestTraining:
     @pytest.fixture

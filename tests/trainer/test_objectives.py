@@ -35,6 +35,15 @@ SETTINGS = {
     "sacl_distilled, filtered": DistilledSaclObjective(filter_threshold=0.9),
 }
 
+# Computed in blocks of anchors, not of anchors and candidates.
+BY_ANCHORS = {
+    "sacl, above a quantile": SaclObjective(quantile=0.5),
+    **{name: OBJECTIVES[name]() for name in ("dcl", "debiased", "hcl", "xclr", "cwcl", "softclip")},
+    "gist": OBJECTIVES["gist"](margin=0.2),
+    "multi_positive": OBJECTIVES["multi_positive"](),
+    "graded": OBJECTIVES["graded"](),
+}
+
 # The others are in test_objective_families.py, test_pairwise_objectives.py and test_extra_texts.py.
 OF_THIS_FILE = ["sacl", "infonce", "albef", "sacl_distilled"]
 
@@ -218,6 +227,38 @@ class TestBlocks:
         for plain, blocks in zip(*results, strict=True):
             torch.testing.assert_close(blocks, plain, atol=1e-10, rtol=0)
 
+    @pytest.mark.parametrize("strange", [False, True], ids=["", "an anchor that is no candidate"])
+    @pytest.mark.parametrize("setting", BY_ANCHORS)
+    def test_blocks_of_anchors_change_nothing(self, setting, strange):
+        results = []
+        for block_size in (None, 3):
+            batch, leaves = make_batch(batch_size=7, queued=9, guide_share=0.4)
+            if strange:
+                student = batch.student
+                ids = torch.where(torch.arange(7) == 4, 1000, student.anchors.pair_ids)
+                student = student._replace(anchors=student.anchors._replace(pair_ids=ids))
+                batch = replace(batch, student=student)
+            output = BY_ANCHORS[setting](batch, block_size)
+            output.losses["itc_loss"].backward()
+            results.append((output.losses["itc_loss"], leaves.images.grad, leaves.texts.grad, leaves.logit_scale.grad))
+        for plain, blocks in zip(*results, strict=True):
+            torch.testing.assert_close(blocks, plain, atol=1e-10, rtol=0)
+
+    @pytest.mark.parametrize("setting", BY_ANCHORS)
+    def test_blocks_of_anchors_are_not_kept(self, setting):
+        kept = 0
+
+        def keep(tensor):
+            nonlocal kept
+            kept += tensor.numel()
+            return tensor
+
+        batch, _ = make_batch(batch_size=128, queued=256, dim=4, guide_share=0.4)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = BY_ANCHORS[setting](batch, block_size=16).losses["itc_loss"]
+        assert kept < 128 * 384 / 8
+        loss.backward()
+
     def test_the_matrix_is_never_held(self):
         largest = 0
 
@@ -242,10 +283,11 @@ class TestBlocks:
                 return tuple(2 * logits for logits in super().get_logits(batch))
 
         assert not Sharpened.streams()
-        streaming = [name for name, objective in OBJECTIVES.items() if objective.streams()]
-        assert streaming == [*OF_THIS_FILE, "siglip", "filter", "negclip", "one_to_k"]
         with pytest.raises(ValueError, match="Sharpened.*loss_block_size=None"):
             Sharpened()(make_batch()[0], block_size=4)
+
+    def test_all_of_ours_can_be_computed_in_blocks(self):
+        assert all(objective.streams() for objective in OBJECTIVES.values())
 
 
 class TestSacl:

@@ -303,8 +303,3 @@ class TestMultiPositive:
             assert trainer.state.log_history[0]["positives"] == 1
             assert math.isfinite(trainer.evaluate()["eval_loss"])
         assert losses[0] == pytest.approx(losses[1], abs=1e-5) and len(losses[0]) == 2
-
-    @pytest.mark.parametrize("name", ["multi_positive"])
-    def test_blocks_are_refused(self, make_arguments, name):
-        with pytest.raises(ValueError, match=f"'{name}'.*loss_block_size=None"):
-            make_arguments(objective=name, loss_block_size=4)

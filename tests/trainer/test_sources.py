@@ -380,6 +380,34 @@ class TestNames:
             load_pairs(str(tmp_path / "{a.tar,b.parquet}"))
 
 
+@pytest.fixture
+def s3_endpoint(monkeypatch, tmp_path):
+    """A server of S3 on this machine; what does not ask it by its address finds no other, and no one's credentials."""
+    # A second to import, which nothing else here needs.
+    from moto.server import ThreadedMotoServer
+
+    for name in os.environ:
+        if name.startswith(("AWS_", "BOTO_")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    environment = {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": str(tmp_path / "no_config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "no_credentials"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+    # Their connections are to a server that is gone, and its port may become another's.
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
 class TestObjectStores:
     def fill(self, filesystem, folder):
         """The same six pairs as tar files, Parquet and JSON."""
@@ -424,22 +452,15 @@ class TestObjectStores:
         self.fill(fsspec.filesystem("file"), str(tmp_path))
         self.check(f"file://{tmp_path}")
 
-    def test_s3(self, monkeypatch):
-        """Against moto's server on this machine, where moto and s3fs are installed (`pip install "sacl[s3]" moto`)."""
-        server = pytest.importorskip("moto.server")
-        pytest.importorskip("s3fs")
-        for name, value in {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}.items():
-            monkeypatch.setenv(name, value)
-        endpoint = server.ThreadedMotoServer(port=0)
-        endpoint.start()
-        try:
-            options = {"endpoint_url": "http://{}:{}".format(*endpoint.get_host_and_port())}
-            filesystem = fsspec.filesystem("s3", **options)
-            filesystem.mkdir("bucket")
-            self.fill(filesystem, "bucket/pairs")
-            self.check("s3://bucket/pairs", storage_options=options)
-        finally:
-            endpoint.stop()
+    def test_s3(self, monkeypatch, s3_endpoint):
+        options = {"endpoint_url": s3_endpoint}
+        filesystem = fsspec.filesystem("s3", **options)
+        filesystem.mkdir("bucket")
+        self.fill(filesystem, "bucket/pairs")
+        listed = self.check("s3://bucket/pairs", storage_options=options)
+        # What a list names is read when it is needed, by whatever process, with what its environment says.
+        monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+        assert same_images(listed, range(6))
 
 
 def pairs_of(count, **columns):

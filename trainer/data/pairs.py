@@ -700,7 +700,8 @@ def load_pairs(
         cache_dir (`str` or `os.PathLike`, *optional*):
             Where `datasets` keeps what it prepares.
         storage_options (mapping, *optional*):
-            What `fsspec` needs to reach an object store, such as `{"endpoint_url": ...}`.
+            What `fsspec` needs to reach an object store, such as `{"endpoint_url": ...}`. Images that a list names
+            are read later, with what the environment says.
         streaming (`bool`, *optional*, defaults to `False`):
             Whether to read rows as they are needed instead of preparing the data set on disk first.
         follow_links (`bool`, *optional*, defaults to `False`):

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from modeling_sacl.loss_sacl import (
     contrastive_logits,
@@ -62,9 +63,9 @@ class Comparison(NamedTuple):
         texts = [contrastive_logits(text_embeds, part.text_embeds) for part in self.candidates]
         return torch.cat(images, dim=1), torch.cat(texts, dim=1)
 
-    def take_anchors(self, step: int) -> "Comparison":
-        """Every `step`-th anchor, among all candidates."""
-        return Comparison(PairFeatures(*(tensor[::step] for tensor in self.anchors)), self.candidates)
+    def take_anchors(self, rows: slice) -> "Comparison":
+        """These anchors, among all candidates."""
+        return Comparison(PairFeatures(*(tensor[rows] for tensor in self.anchors)), self.candidates)
 
 
 class TextFeatures(NamedTuple):
@@ -177,15 +178,17 @@ class ContrastiveBatch:
         """A few of the anchors among all candidates: what is true of the batch, at little cost."""
         num_candidates = sum(len(part.pair_ids) for part in self.student.candidates)
         step = -(-len(self.student.anchors.pair_ids) * num_candidates // _METRICS_SAMPLE)
-        if step <= 1:
-            return self
+        return self if step <= 1 else self.take_anchors(slice(None, None, step))
+
+    def take_anchors(self, rows: slice) -> "ContrastiveBatch":
+        """These anchors, among all candidates."""
         names = ("student", "teacher", "guide")
         compared = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        sampled: dict[str, Any] = {name: comparison.take_anchors(step) for name, comparison in compared.items()}
+        taken: dict[str, Any] = {name: comparison.take_anchors(rows) for name, comparison in compared.items()}
         if self.extra_texts is not None:
-            anchors = TextFeatures(*(tensor[::step] for tensor in self.extra_texts.anchors))
-            sampled["extra_texts"] = self.extra_texts._replace(anchors=anchors)
-        return replace(self, **sampled)
+            anchors = TextFeatures(*(tensor[rows] for tensor in self.extra_texts.anchors))
+            taken["extra_texts"] = self.extra_texts._replace(anchors=anchors)
+        return replace(self, **taken)
 
 
 def _detached(both: BothDirections) -> BothDirections:
@@ -341,6 +344,24 @@ class ContrastiveObjective:
             **self.get_streamed_options(batch),
             block_size=block_size,
         )
+
+    def get_loss_by_anchors(self, batch: ContrastiveBatch, block_size: int) -> torch.Tensor:
+        """
+        `get_loss` in blocks of `block_size` anchors among all candidates, computed once more in backward: the
+        `get_streamed_loss` of an objective whose loss is a mean over anchors that know nothing of one another.
+        """
+        anchor_ids = batch.student.anchors.pair_ids
+        counted = torch.isin(anchor_ids, batch.student.candidate_pair_ids)
+
+        # What a batch caches goes with it: the one of a block must not outlive the block.
+        def loss_of(rows: slice) -> torch.Tensor:
+            return self.get_loss(batch.take_anchors(rows))
+
+        losses = []
+        for first in range(0, len(anchor_ids), block_size):
+            rows = slice(first, first + block_size)
+            losses.append(checkpoint(loss_of, rows, use_reentrant=False) * counted[rows].sum())
+        return torch.stack(losses).sum() / counted.sum().clamp(min=1)
 
 
 def streamed_features(name: str, comparison: Comparison | None) -> dict[str, Any]:

@@ -30,3 +30,6 @@ class DecoupledObjective(ContrastiveObjective):
 
     def get_denominator_mask(self, batch: ContrastiveBatch) -> torch.Tensor | None:
         return ~batch.positive_mask
+
+    def get_streamed_loss(self, batch: ContrastiveBatch, block_size: int) -> torch.Tensor:
+        return self.get_loss_by_anchors(batch, block_size)

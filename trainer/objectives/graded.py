@@ -32,7 +32,7 @@ class GradedObjective(SaclObjective):
     This is not of the SACL paper, and not published elsewhere as far as we know.
 
     Args:
-        weight (`float`, *optional*, defaults to 0.3):
+        weight (`float`, *optional*, defaults to 0.5):
             Weight of the second contrast, >= 0.
         graded_temperature (`float`, *optional*, defaults to 0.15):
             Its temperature, > 0, which is not learned.
@@ -49,7 +49,7 @@ class GradedObjective(SaclObjective):
 
     def __init__(
         self,
-        weight: float = 0.3,
+        weight: float = 0.5,
         graded_temperature: float = 0.15,
         target_temperature: float = 0.1,
         filter_threshold: float | None = None,
@@ -93,6 +93,9 @@ class GradedObjective(SaclObjective):
             )
         )
         return super().get_loss(batch) + self.weight * (image_to_text + text_to_image) / 2
+
+    def get_streamed_loss(self, batch: ContrastiveBatch, block_size: int) -> torch.Tensor:
+        return self.get_loss_by_anchors(batch, block_size)
 
     def get_config_dict(self) -> dict:
         return {

@@ -56,6 +56,9 @@ class GuidedNegativesObjective(ContrastiveObjective):
         )
         return image_to_text, text_to_image
 
+    def get_streamed_loss(self, batch: ContrastiveBatch, block_size: int) -> torch.Tensor:
+        return self.get_loss_by_anchors(batch, block_size)
+
     def get_metrics(self, batch: ContrastiveBatch) -> dict[str, torch.Tensor]:
         """The share of negatives removed; NaN, undefined, for a batch without a negative."""
         log_weights = self.get_log_weights(batch)
@@ -106,6 +109,9 @@ class CrossSampleObjective(ContrastiveObjective):
         _, texts = self.guide_of(batch).intra_modal()
         targets = (texts.detach().masked_fill(batch.positive_mask, 1.0) / self.temperature).softmax(dim=-1)
         return targets, targets
+
+    def get_streamed_loss(self, batch: ContrastiveBatch, block_size: int) -> torch.Tensor:
+        return self.get_loss_by_anchors(batch, block_size)
 
     def get_config_dict(self) -> dict:
         return {"target_temperature": self.temperature}

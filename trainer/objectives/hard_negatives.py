@@ -54,6 +54,9 @@ class DebiasedObjective(ContrastiveObjective):
             _log_debiased_weights(logits[1], positives, self.prior, self.concentration, floor),
         )
 
+    def get_streamed_loss(self, batch: ContrastiveBatch, block_size: int) -> torch.Tensor:
+        return self.get_loss_by_anchors(batch, block_size)
+
     def get_config_dict(self) -> dict:
         return {"debiased_prior": self.prior}
 

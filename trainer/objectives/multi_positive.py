@@ -40,6 +40,9 @@ class MultiPositiveObjective(ContrastiveObjective):
         )
         return (image_to_text + text_to_image) / 2
 
+    def get_streamed_loss(self, batch: ContrastiveBatch, block_size: int) -> torch.Tensor:
+        return self.get_loss_by_anchors(batch, block_size)
+
     def get_metrics(self, batch: ContrastiveBatch) -> dict[str, torch.Tensor]:
         """How many positives an anchor has, on average."""
         return {"positives": batch.positive_mask.sum(dim=-1).to(batch.logit_scale.dtype).mean()}

@@ -71,8 +71,6 @@ class SaclObjective(ContrastiveObjective):
         )
 
     def get_streamed_options(self, batch: ContrastiveBatch) -> dict[str, Any]:
-        if self.quantile is not None:
-            raise ValueError("A quantile needs all similarities of an anchor at once: set `loss_block_size=None`.")
         return {
             "strength": batch.regulation_strength,
             "filter_threshold": self.filter_threshold,
@@ -80,6 +78,11 @@ class SaclObjective(ContrastiveObjective):
             **streamed_features("guide", batch.guide),
             "guide_share": batch.guide_share,
         }
+
+    def get_streamed_loss(self, batch: ContrastiveBatch, block_size: int) -> torch.Tensor:
+        # A quantile needs all similarities of an anchor at once.
+        by_anchors = self.quantile is not None
+        return (self.get_loss_by_anchors if by_anchors else super().get_streamed_loss)(batch, block_size)
 
     def get_metrics(self, batch: ContrastiveBatch) -> dict[str, torch.Tensor]:
         """

@@ -60,6 +60,9 @@ class ContinuousObjective(ContrastiveObjective):
             batch.hard_targets if self.locked == "text" else text_to_image,
         )
 
+    def get_streamed_loss(self, batch: ContrastiveBatch, block_size: int) -> torch.Tensor:
+        return self.get_loss_by_anchors(batch, block_size)
+
     def get_config_dict(self) -> dict:
         return {"locked": self.locked}
 
@@ -113,6 +116,9 @@ class SoftAlignmentObjective(ContrastiveObjective):
             for similarity in batch.intra_modal_similarity
         )
         return image_to_text, text_to_image
+
+    def get_streamed_loss(self, batch: ContrastiveBatch, block_size: int) -> torch.Tensor:
+        return self.get_loss_by_anchors(batch, block_size)
 
     def get_config_dict(self) -> dict:
         return {"target_temperature": self.temperature}
