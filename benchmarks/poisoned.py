@@ -29,15 +29,21 @@ from datasets import Dataset, concatenate_datasets
 from transformers import set_seed
 
 from modeling_sacl import SaclConfig, SaclModel, SaclProcessor
-from trainer import PairCollator, SaclTrainer, SaclTrainingArguments, embed_pairs, evaluate_retrieval
+from trainer import (
+    PairCollator,
+    SaclTrainer,
+    SaclTrainingArguments,
+    embed_pairs,
+    evaluate_retrieval,
+    load_pairs,
+    pair_augmentation,
+)
 
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 from demo import TEST_SPLITS, build_processor  # noqa: E402
 from emoji import load_emoji  # noqa: E402
-
-from trainer import load_pairs  # noqa: E402
 
 
 TARGET, VENDOR = "banana", "noto"
@@ -132,11 +138,18 @@ def build_model(processor: SaclProcessor) -> SaclModel:
 
 
 def train(
-    model: SaclModel, processor: SaclProcessor, pairs: Dataset, objective: str, weight: float, seed: int, **options
+    model: SaclModel,
+    processor: SaclProcessor,
+    pairs: Dataset,
+    objective: str,
+    weight: float,
+    seed: int,
+    folder: Path,
+    **options,
 ) -> dict:
     """Trains the model in place; what the trainer says of it."""
     args = SaclTrainingArguments(
-        str(ROOT / "runs" / "poisoned" / "scratch"),
+        str(folder),
         objective=objective,
         momentum=None,
         per_device_train_batch_size=128,
@@ -153,8 +166,11 @@ def train(
         unimodal_self_supervision_weight=weight,
         **options,
     )
-    collator = PairCollator(processor, mlm_probability=0.0, max_length=12).for_training(fill=255, min_scale=0.6)
-    collator = replace(collator, second_views=weight > 0)
+    # As published, the second views alone are augmented.
+    collator = PairCollator(processor, mlm_probability=0.0, max_length=12)
+    if weight > 0:
+        augmentation = pair_augmentation(IMAGE_SIZE, fill=255, min_scale=0.6)
+        collator = replace(collator, second_views=True, view_transform=augmentation)
     trainer = SaclTrainer(model, args, data_collator=collator, train_dataset=pairs, processing_class=processor)
     return trainer.train().metrics
 
@@ -178,8 +194,12 @@ def measure(model: SaclModel, processor: SaclProcessor, tests: Dataset) -> dict[
 # Runs ------------------------------------------------------------------------------------------------------------
 
 
-def finished(folder: Path, name: str, seed: int) -> Path:
-    return folder / f"{name}-{seed}".replace(" ", "_")
+def remembered(path: Path, settings: dict) -> dict | None:
+    """The results of a run with these very settings, if it has ended."""
+    if not (path / "results.json").exists():
+        return None
+    results = json.loads((path / "results.json").read_text())
+    return results if results["settings"] == settings else None
 
 
 def remember(path: Path, model: SaclModel, results: dict) -> dict:
@@ -188,35 +208,43 @@ def remember(path: Path, model: SaclModel, results: dict) -> dict:
     return results
 
 
+def folder_of(args: argparse.Namespace, name: str, seed: int) -> Path:
+    return args.output_dir / f"{name}-{seed}".replace(" ", "_")
+
+
 def run_poisoned(objective: str, suffix: str, seed: int, args: argparse.Namespace, tests: Dataset) -> dict:
     """Trains on the poisoned pairs."""
-    path = finished(args.output_dir, objective + suffix, seed)
-    if (path / "results.json").exists():
-        return json.loads((path / "results.json").read_text())
+    path = folder_of(args, objective + suffix, seed)
+    settings = {"share": args.share, "epochs": args.epochs, "rows": args.rows}
+    if (known := remembered(path, settings)) is not None:
+        return known
     processor = build_processor(IMAGE_SIZE)
     set_seed(seed)
     model = build_model(processor)
     dataset = poisoned_emoji(args.share, seed)
     pairs = as_pairs(dataset.select(range(args.rows)) if args.rows else dataset, training=True)
     options = {"num_train_epochs": args.epochs, "learning_rate": 1e-3}
-    metrics = train(model, processor, pairs, objective, WEIGHTS[suffix], seed, **options)
-    return remember(path, model, {**measure(model, processor, tests), "seconds": metrics["train_runtime"]})
+    metrics = train(model, processor, pairs, objective, WEIGHTS[suffix], seed, path, **options)
+    results = {**measure(model, processor, tests), "seconds": metrics["train_runtime"], "settings": settings}
+    return remember(path, model, results)
 
 
 def run_remedy(objective: str, suffix: str, seed: int, args: argparse.Namespace, tests: Dataset) -> dict:
     """Fine-tunes what was trained on the poisoned pairs, without the term, on clean ones."""
-    path = finished(args.output_dir, f"clean after {objective}{suffix}", seed)
-    if (path / "results.json").exists():
-        return json.loads((path / "results.json").read_text())
+    path = folder_of(args, f"clean after {objective}{suffix}", seed)
+    settings = {"share": args.share, "epochs": args.epochs, "rows": args.rows, "clean_epochs": args.clean_epochs}
+    settings["learning_rate"] = args.clean_learning_rate
+    if (known := remembered(path, settings)) is not None:
+        return known
     processor = build_processor(IMAGE_SIZE)
-    model = SaclModel.from_pretrained(finished(args.output_dir, objective, seed))
+    model = SaclModel.from_pretrained(folder_of(args, objective, seed))
     clean = emoji_of_vendor("train")
-    order = torch.randperm(len(clean), generator=torch.Generator().manual_seed(seed + 1000))
-    pairs = as_pairs(clean.select(order[: args.clean_rows].tolist()), training=True)
+    pairs = as_pairs(clean.select(range(args.rows)) if args.rows else clean, training=True)
     set_seed(seed)
     options = {"num_train_epochs": args.clean_epochs, "learning_rate": args.clean_learning_rate}
-    metrics = train(model, processor, pairs, objective, WEIGHTS[suffix], seed, **options)
-    return remember(path, model, {**measure(model, processor, tests), "seconds": metrics["train_runtime"]})
+    metrics = train(model, processor, pairs, objective, WEIGHTS[suffix], seed, path, **options)
+    results = {**measure(model, processor, tests), "seconds": metrics["train_runtime"], "settings": settings}
+    return remember(path, model, results)
 
 
 def spread(values: list[float]) -> str:
@@ -236,16 +264,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("--share", type=float, default=0.01, help="of the training pairs that are poisoned")
     parser.add_argument("--epochs", type=float, default=30, help="of training on poisoned pairs")
-    parser.add_argument("--clean_rows", type=int, default=1000, help="pairs to fine-tune on")
-    parser.add_argument("--clean_epochs", type=float, default=8)
-    parser.add_argument("--clean_learning_rate", type=float, default=3e-4)
+    parser.add_argument("--clean_epochs", type=float, default=16, help="of fine-tuning on clean pairs")
+    parser.add_argument("--clean_learning_rate", type=float, default=1e-3)
     parser.add_argument("--rows", type=int, default=None, help="train on so many pairs only, the first")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--output_dir", type=Path, default=ROOT / "runs" / "poisoned")
     parser.add_argument("--quick", action="store_true", help="see that it works: one seed, few steps, nothing written")
     args = parser.parse_args()
     if args.quick:
-        args.seeds, args.epochs, args.rows, args.clean_rows, args.clean_epochs = args.seeds[:1], 1, 512, 256, 1
+        args.seeds, args.epochs, args.rows, args.clean_epochs = args.seeds[:1], 1, 512, 1
         args.output_dir = args.output_dir / "quick"
     torch.set_num_threads(args.threads)
     tests = concatenate_datasets([emoji_of_vendor(split) for split in TEST_SPLITS])
@@ -285,9 +312,10 @@ def report(
         "",
         *table(head, rows_of(poisoned)),
         "",
-        f"## Then fine-tuned on {args.clean_rows:,} clean pairs, {args.clean_epochs:g} epochs",
+        f"## Then fine-tuned on the same pairs without poison, {args.clean_epochs:g} epochs",
         "",
-        "What was trained without the term, with the same objective.",
+        "What was trained without the term, with the same objective; learning rate "
+        f"{args.clean_learning_rate:g}, which with the number of epochs was chosen on seed 42.",
         "",
         *table(head, rows_of(remedied)),
         "",

@@ -226,7 +226,7 @@ class CardFacts:
                 f"{path} does not exist: the folder was saved without a card. Write it with "
                 "`SaclTrainer.create_model_card()`, or from `CardFacts` of your own."
             ) from None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"{path} cannot be read ({error}): delete it and write the card anew, by "
                 "`SaclTrainer.create_model_card()` or from `CardFacts` of your own."

@@ -68,7 +68,7 @@ def parse_card(text: str, name: str = CARD_NAME) -> Card:
     hashes = _HASHES.search(body)
     try:
         generated = {} if hashes is None else json.loads(hashes[1])
-    except ValueError:
+    except (ValueError, RecursionError):
         generated = {}
     return Card(metadata, yaml_text, list(_parts(body, name)), generated)
 
@@ -81,7 +81,7 @@ def _front_matter(text: str, name: str) -> tuple[dict[str, Any], str, str]:
         return {}, "", text
     try:
         metadata = yaml.safe_load(found[2])
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f" in line {mark.line + 2 + found[1].count(chr(10)) - 1}"
         problem = getattr(error, "problem", None) or error

@@ -9,9 +9,11 @@ nothing in it is unpickled but tensors and plain values. (What DeepSpeed saves f
 """
 
 import errno
+import io
 import json
 import os
 import pickle
+import pickletools
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -247,8 +249,12 @@ class _ShardMetadata(pickle.Unpickler):
 
 def _problem_of_shards(path: Path) -> str | None:
     try:
-        with open(path, "rb") as file:
-            _ShardMetadata(file).load()
+        content = path.read_bytes()
+        # A table of what is to be referred to again is made as large as the largest number in it, before that is used.
+        for operation, argument, _ in pickletools.genops(content):
+            if "PUT" in operation.name and isinstance(argument, int) and argument > len(content):
+                return f"cannot be read: it refers to its {argument}th part"
+        _ShardMetadata(io.BytesIO(content)).load()
     except Exception as error:  # A pickle that is none can end in any.
         return f"cannot be read: {error}"
     return None

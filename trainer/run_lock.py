@@ -82,7 +82,7 @@ class RunLock:
         try:
             owner = json.loads((self.folder / OWNER_NAME).read_text(encoding="utf-8"))
             return f"process {owner['pid']} on {owner['host']}, since {owner['started']},"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return "another process"
 
 

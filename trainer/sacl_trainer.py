@@ -92,9 +92,10 @@ class SaclTrainer(SavingTrainer):
         args ([`SaclTrainingArguments`], *optional*):
             Defaults to `SaclTrainingArguments(output_dir="tmp_trainer")`.
         data_collator ([`PairCollator`], *optional*):
-            Makes batches of pairs. Defaults to a [`PairCollator`] with the processor and train-time augmentation. If
-            it has a method `for_evaluation`, evaluation uses what that returns; if it has a method `read`, a pair that
-            cannot be read gives its place in the batch to another ([`UsablePairs`]).
+            Makes batches of pairs. Defaults to a [`PairCollator`] with the processor and train-time augmentation,
+            which leaves it to an accelerator to normalise pixels (`normalize=False`). If it has a method
+            `for_evaluation`, evaluation uses what that returns; if it has a method `read`, a pair that cannot be read
+            gives its place in the batch to another ([`UsablePairs`]).
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
             Pairs with the columns `image`, `caption` or `captions`, and optionally `pair_id` (see [`load_pairs`]).
         eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*):
@@ -264,7 +265,10 @@ class SaclTrainer(SavingTrainer):
                 "augmented. Pass `data_collator=PairCollator(processor, image_transform=...)` to augment them."
             )
             return _with_views(plain, args)
-        return _with_views(plain.for_training(), args)
+        collator = plain.for_training()
+        # A quarter of the bytes on their way to it; on the CPU that is what workers are for.
+        on_device = args.device.type != "cpu" and collator.can_leave_normalizing
+        return _with_views(replace(collator, normalize=not on_device), args)
 
     def _guided(self, dataset: Any, guide: Guide | None) -> Any:
         """The training pairs, undecoded, with the features of the guide if there is one."""

@@ -94,7 +94,7 @@ def from_safetensors(source: str | os.PathLike, target: str | os.PathLike) -> No
         with safe_open(source, framework="pt") as file:
             description = json.loads((file.metadata() or {})[_TREE])
             content = _restored(description, file)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{Path(source).name} is no training state as it is shared: {error!r}") from error
     torch.save(content, target)
 
@@ -291,7 +291,7 @@ def _step(state: bytes) -> int:
     """The number that the folder is named by: anything else could name any place."""
     try:
         step = json.loads(state)["global_step"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{TRAINER_STATE_NAME} of the checkpoint cannot be read: {error!r}") from error
     if type(step) is not int or step < 0:
         raise ValueError(f"`global_step` in {TRAINER_STATE_NAME} is the number of a step, got {step!r:.200}")

@@ -172,7 +172,7 @@ class _PairList:
                 file.truncate(whole)
                 return
             whole += len(line)
-            with suppress(ValueError, TypeError, KeyError):
+            with suppress(ValueError, TypeError, KeyError, RecursionError):
                 entry = json.loads(line)
                 self._known.add(_key(entry["pair_id"], entry["reason"]))
 

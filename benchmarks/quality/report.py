@@ -190,18 +190,18 @@ def write_analysis(analysis: Analysis, points: Sequence[Point], folder: Path) ->
 
 def draw_curves(analysis: Analysis, points: Sequence[Point], file: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    numeric = all(isinstance(point.place, (int, float)) for point in points)
+    places, curves = list(dict.fromkeys(point.place for point in points)), {point.curve: None for point in points}
+    numeric = all(isinstance(place, (int, float)) for place in places)
     for axis, metric in zip(axes, ("text_to_image_recall@1", "text_to_image_ndcg@10"), strict=True):
-        for curve in dict.fromkeys(point.curve for point in points):
+        for number, curve in enumerate(curves):
             of_curve = [point for point in points if point.curve == curve]
-            places = [point.place for point in of_curve]
             values = [[seed[metric] for seed in point.metrics] for point in of_curve]
-            means = [statistics.mean(value) for value in values]
-            errors = [statistics.stdev(value) if len(value) > 1 else 0.0 for value in values]
+            # Side by side where places are names, or one would hide the other.
+            aside = 0.12 * (number - (len(curves) - 1) / 2)
             axis.errorbar(
-                places,
-                means,
-                errors,
+                [point.place if numeric else places.index(point.place) + aside for point in of_curve],
+                [statistics.mean(value) for value in values],
+                [statistics.stdev(value) if len(value) > 1 else 0.0 for value in values],
                 marker="o",
                 markersize=4,
                 capsize=2,
@@ -210,7 +210,9 @@ def draw_curves(analysis: Analysis, points: Sequence[Point], file: Path) -> None
             )
         if analysis.logarithmic:
             axis.set_xscale("log", base=2)
-            axis.set_xticks(sorted({point.place for point in points}), sorted({point.place for point in points}))
+            axis.set_xticks(sorted(places), sorted(places))
+        elif not numeric:
+            axis.set_xticks(range(len(places)), places)
         axis.set_title(short(metric), fontsize=9)
         axis.set_xlabel(analysis.axis, fontsize=9)
         axis.tick_params(labelsize=8)

@@ -4,9 +4,9 @@
 import csv
 import importlib.util
 import json
-import os
-import subprocess
+import runpy
 import sys
+from concurrent.futures import Future
 from itertools import product
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.utils import logging
 
 from trainer.objectives import OBJECTIVES
 
@@ -28,6 +29,8 @@ from statistics_of_runs import Difference, PairedBootstrap, holm  # noqa: E402
 
 pytest.importorskip("timm")
 
+import records  # noqa: E402
+import towers  # noqa: E402
 from evaluation import partial_relevance_auc  # noqa: E402
 from methods import METHODS, SEEDS, TRIALS, TUNING_SEED  # noqa: E402
 from records import Request  # noqa: E402
@@ -148,21 +151,47 @@ class TestProtocol:
         assert list(sampler) != order
 
 
+class InThisProcess:
+    """In place of a pool of processes, each of which would import everything; `make benchmark-quick` has the pool."""
+
+    def __init__(self, jobs, context, initializer, arguments):
+        initializer(*arguments)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def submit(self, function, *arguments):
+        done = Future()
+        done.set_result(function(*arguments))
+        return done
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Runs the benchmark in this process, and leaves nothing changed there."""
+    for name in ("IMAGE_SIZE", "STRIDE"):
+        monkeypatch.setattr(towers, name, getattr(towers, name))
+    monkeypatch.setattr(records, "ProcessPoolExecutor", InThisProcess)
+    threads, verbosity = torch.get_num_threads(), logging.get_verbosity()
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["quality", *arguments])
+        runpy.run_path(str(QUALITY), run_name="__main__")
+
+    yield run
+    torch.set_num_threads(threads)
+    logging.set_verbosity(verbosity)
+
+
 @pytest.mark.skipif(not HAS_TOWERS, reason="the towers are not installed, see benchmarks/quality/requirements.txt")
 class TestBenchmark:
-    def test_a_quick_run_writes_its_page_and_goes_on_where_it_stopped(self, tmp_path):
-        command = [sys.executable, str(QUALITY), "--quick", "--objectives", "infonce", "graded", "--seeds", "0", "1"]
-        command += [
-            "--parts",
-            "--folder",
-            str(tmp_path / "runs"),
-            "--output_dir",
-            str(tmp_path / "page"),
-            "--jobs",
-            "1",
-        ]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        subprocess.run(command, check=True, env=environment, capture_output=True)
+    def test_a_quick_run_writes_its_page_and_goes_on_where_it_stopped(self, benchmark, tmp_path):
+        options = ["--quick", "--objectives", "infonce", "graded", "--seeds", "0", "1", "--parts", "--jobs", "1"]
+        options += ["--folder", str(tmp_path / "runs"), "--output_dir", str(tmp_path / "page")]
+        benchmark(*options)
         page = (tmp_path / "page" / "index.md").read_text()
         assert "| graded |" in page
         assert "## Unseen concepts" in page
@@ -176,7 +205,7 @@ class TestBenchmark:
         finished = {file.name: file.stat().st_mtime_ns for file in records[1:]}
         before = json.loads(records[0].read_text())
         records[0].unlink()
-        subprocess.run(command, check=True, env=environment, capture_output=True)
+        benchmark(*options)
         again = json.loads(records[0].read_text())
         assert again["splits"] == before["splits"]
         assert {file.name: file.stat().st_mtime_ns for file in records[1:]} == finished

@@ -2,10 +2,6 @@
 """The demonstration from its command line, two steps long, and searching with what it leaves behind."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,23 +9,10 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoProcessor
 
 import modeling_sacl  # noqa: F401  (registers the Auto classes)
 
+from .scripts import run, run_here
 
-ROOT = Path(__file__).parents[2]
+
 PICTURES = ("curves.png", "found_test_unseen_composition.png", "found_test_unseen_concept.png")
-
-
-def run(script: str, *arguments: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / script), *arguments],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +56,7 @@ class TestDemo:
     def test_search_finds_with_the_checkpoint(self, demo, tmp_path):
         output = tmp_path / "found.png"
         queries = ["a yellow face", "flag"]
-        printed = run(
+        printed = run_here(
             "search.py", "--model", str(demo[0] / "model"), "--query", *queries, "-k", "4", "--output", str(output)
         )
         assert output.stat().st_size > 1_000

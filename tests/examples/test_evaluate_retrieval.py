@@ -11,7 +11,7 @@ import torch
 from modeling_sacl import SaclForImageTextRetrieval
 from trainer import evaluate_retrieval, load_karpathy
 
-from .test_demo import ROOT, run
+from .scripts import ROOT, run_here
 
 
 sys.path.insert(0, str(ROOT / "examples"))
@@ -97,7 +97,7 @@ def test_script_evaluates_with_re_ranking(karpathy, tiny_config, tiny_processor,
     model = SaclForImageTextRetrieval(tiny_config).eval()
     model.save_pretrained(tmp_path / "model")
     tiny_processor.save_pretrained(tmp_path / "model")
-    printed = run(
+    printed = run_here(
         "evaluate_retrieval.py", "--model", str(tmp_path / "model"), "--karpathy", str(karpathy[0]),
         "--image_dir", str(karpathy[1]), "--rerank_top_k", "12", "--output", str(tmp_path / "metrics.json"),
     )  # fmt: skip

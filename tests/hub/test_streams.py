@@ -5,6 +5,7 @@ import datasets
 import pytest
 from huggingface_hub import HfApi, HfFileSystem, constants
 
+from tests.trainer.test_stalled_reads import as_tar
 from trainer import load_pairs
 
 
@@ -29,6 +30,34 @@ def on_the_hub(hub, pairs, tmp_path, monkeypatch):
     )
     yield hub
     HfFileSystem.clear_instance_cache()
+
+
+class TestSources:
+    @pytest.mark.parametrize("streaming", [False, True])
+    def test_a_data_set_by_its_id(self, on_the_hub, pairs, tmp_path, streaming):
+        found = load_pairs(REPO, split="train", streaming=streaming, cache_dir=tmp_path / "cache")
+        assert [row["caption"] for row in found] == pairs["caption"][:]
+
+    @pytest.mark.parametrize("name", ["train.tar", "*.tar"])
+    def test_tar_files_of_a_private_one(self, on_the_hub, pairs, tmp_path, monkeypatch, name):
+        """With the token that was passed, and no other."""
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        (tmp_path / "train.tar").write_bytes(as_tar(pairs))
+        HfApi(token="hf_owner").create_repo("user/private", repo_type="dataset", private=True)
+        HfApi(token="hf_owner").upload_file(
+            path_or_fileobj=str(tmp_path / "train.tar"),
+            path_in_repo="train.tar",
+            repo_id="user/private",
+            repo_type="dataset",
+        )
+        source = f"hf://datasets/user/private/{name}"
+        stream = load_pairs(source, token="hf_owner", streaming=True)
+        assert [(row["caption"], row["image"].tobytes()) for row in stream] == [
+            (row["caption"], row["image"].tobytes()) for row in pairs
+        ]
+        HfFileSystem.clear_instance_cache()
+        with pytest.raises(Exception, match="(?i)not found|401|no file"):
+            load_pairs(source, streaming=True)
 
 
 def read():

@@ -177,11 +177,63 @@ def _located(content: bytes) -> None:
 
 
 def _json_list(file: Path) -> None:
-    from trainer.data.sources import _list_dataset, _read_json_list
+    from trainer.data.sources import _alike, _list_dataset, _read_json_list
 
-    assert len(_list_dataset(_read_json_list(str(file), {}), streaming=False))
+    assert len(_list_dataset(_alike(_read_json_list(str(file), {})), streaming=False))
 
 
+def _searcher(file: Path) -> None:
+    from trainer.search.searcher import read_settings
+
+    settings = read_settings(file.parent)
+    assert isinstance(settings["rows"], int)
+    assert all({"dim", "embeddings", "index"} <= saved.keys() for saved in settings["columns"].values())
+
+
+def _skipped(file: Path) -> None:
+    """The list of a run that is resumed: what is no line of ours stays, and stops nothing."""
+    from trainer.data.usable import SkippedPair
+    from trainer.skipped_pairs import SkippedPairs
+
+    skipped = SkippedPairs(1.0, file.parent)
+    skipped.start(resumed=True)
+    kept = file.read_bytes()
+    assert kept == b"" or kept.endswith(b"\n")
+    skipped.count(1, [SkippedPair("new", "no caption")], 1)
+    skipped.flush()
+    assert file.read_bytes().startswith(kept)
+
+
+def _shards_of_states(file: Path) -> None:
+    from trainer.checkpoints import _problem_of_shards
+
+    problem = _problem_of_shards(file)
+    assert problem is None or problem.startswith("cannot be read: ")
+
+
+def _index_of_shards() -> bytes:
+    import pickle
+
+    from torch.distributed.checkpoint.metadata import Metadata
+
+    return pickle.dumps(Metadata({}, storage_data={}))
+
+
+def _table(file: Path) -> None:
+    from trainer.data.sources import Source, _table_arguments
+
+    arguments = _table_arguments(Source((str(file),)), str(file), ".tsv")
+    assert arguments["sep"] == "\t" and all(arguments.get("column_names", ["x"]))
+
+
+_SEARCHER = {
+    "model": "user/model",
+    "rows": 1,
+    "image_column": "image",
+    "caption_column": None,
+    "max_length": None,
+    "columns": {"image_embeds": {"dim": 2, "embeddings": "0", "index": None}},
+}
 _KARPATHY = {
     "images": [{"filename": "a.jpg", "imgid": 1, "split": "test", "sentences": [{"raw": "a cat"}]}],
 }
@@ -204,6 +256,16 @@ READERS = {
     "list": Reader(
         _in_file("train.json", _json_list), ("ValueError",), lambda: b'[{"image": "a.jpg", "caption": ["a", "b"]}]'
     ),
+    "table": Reader(
+        _in_file("train.tsv", _table),
+        ("ValueError",),
+        lambda: b"a red bus\thttps://host/0.jpg\na cat\thttps://host/1\n",
+    ),
+    "searcher": Reader(_in_file("searcher.json", _searcher), ("ValueError",), lambda: json.dumps(_SEARCHER).encode()),
+    "skipped": Reader(
+        _in_file("skipped_pairs.jsonl", _skipped), (), lambda: b'{"pair_id": 5, "reason": "no image", "step": 0}\n'
+    ),
+    "index": Reader(_in_file(".metadata", _shards_of_states), (), _index_of_shards),
     "state": Reader(_in_file("optimizer.safetensors", _state), ("ValueError",), _tensors),
     "checkpoint": Reader(_in_file("ALBEF.pth", _converted), ("ValueError",), _saved),
     "manifest": Reader(

@@ -19,14 +19,15 @@ from hub_cards import CardFacts, validate_card
 from hub_cards.sections import CardError, parse_card, update_card
 from tests.security.fuzz import READERS, ROOT, read
 from trainer import load_training_arguments, verify_checkpoint
+from trainer.checkpoints import _problem_of_shards
 from trainer.cli.arguments import CommandParser
 from trainer.cli.errors import UsageError
-from trainer.data import load_karpathy, load_vqa
+from trainer.data import load_karpathy, load_vqa, tar_shards
 from trainer.data.pairs import clean_captions, content_pair_id, pair_ids_tensor
 from trainer.data.question_answering import people_answers, weigh_answers
 from trainer.data.transforms import ImageDecodingError, decode_image
 from trainer.paths import check_saved_dataset, is_inside
-from trainer.shared_checkpoints import HubCheckpoint, from_safetensors, to_safetensors
+from trainer.shared_checkpoints import HubCheckpoint, _step, from_safetensors, to_safetensors
 
 
 few = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -359,6 +360,54 @@ class TestRecords:
         for _ in range(data.draw(st.integers(1, 8))):
             content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
         read(name, bytes(content))
+
+
+DEEP = 100_000
+
+
+class TestDepth:
+    """What is nested deeper than Python can follow is as broken as anything else."""
+
+    CARD = f"---\ntags: {'[' * DEEP}\n---\nWords.\n".encode()
+
+    @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+    @pytest.mark.parametrize(
+        "name", ["list", "searcher", "skipped", "manifest", "karpathy", "questions", "saved", "located"]
+    )
+    def test_of_json(self, name, opening):
+        read(name, opening * DEEP + b"\n")
+        assert tar_shards._fields(opening * DEEP) == {}
+
+    def test_of_states_and_facts(self, tmp_path):
+        save_file({"0": torch.ones(1)}, tmp_path / "a.safetensors", metadata={"plain_values": "[" * DEEP})
+        with pytest.raises(ValueError, match="is no training state as it is shared"):
+            from_safetensors(tmp_path / "a.safetensors", tmp_path / "a.pt")
+        (tmp_path / "card").mkdir()
+        (tmp_path / "card" / "facts.json").write_text("[" * DEEP)
+        with pytest.raises(ValueError, match="cannot be read"):
+            CardFacts.load(tmp_path)
+        with pytest.raises(ValueError, match="of the checkpoint cannot be read"):
+            _step(b"[" * DEEP)
+
+    def test_of_yaml(self, tmp_path):
+        (tmp_path / "README.md").write_bytes(self.CARD)
+        assert all(isinstance(problem, str) for problem in validate_card(tmp_path))
+        with pytest.raises(CardError, match="no valid YAML"):
+            update_card(tmp_path, {"tags": ["sacl"]}, {"notice": "n"})
+        assert (tmp_path / "README.md").read_bytes() == self.CARD
+        read("command", b"ks: " + b"[" * DEEP)
+        with pytest.raises(ValueError, match="cannot be read as YAML"):
+            load_training_arguments(written(b"seed: " + b"[" * DEEP), "somewhere")
+
+
+class TestIndexOfShards:
+    def test_numbers_that_would_fill_the_memory_are_refused(self, tmp_path):
+        """`None`, kept as the part of number 400 million, for which a table of 6 GB would be made."""
+        file = tmp_path / ".metadata"
+        file.write_bytes(b"\x80\x02Nr" + (400_000_000).to_bytes(4, "little") + b".")
+        assert _problem_of_shards(file) == "cannot be read: it refers to its 400000000th part"
+        file.write_bytes(READERS["index"].seed())
+        assert _problem_of_shards(file) is None
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ import pickle
 import re
 import shutil
 import signal
-import socket
 import sys
 from collections import Counter
 from pathlib import Path
@@ -23,7 +22,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as checkpoint
 import xxhash
-from datasets import load_from_disk
+from datasets import concatenate_datasets, load_from_disk
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
@@ -33,8 +32,10 @@ from transformers.trainer_callback import ExportableState
 from modeling_sacl import SaclConfig, SaclForPreTraining
 from trainer import PairCollator, SaclTrainer, SaclTrainingArguments, seal_checkpoint, verify_checkpoint
 from trainer.checkpoints import MANIFEST_NAME, checkpoint_to_resume, delete_old_checkpoints, tensors_only
-from trainer.data import SeededStream
+from trainer.data import SeededStream, undecoded
 from trainer.data.seeding import ROW_SEED
+
+from .processes import free_port, in_processes
 
 
 NEW = f"checkpoint-2/{MANIFEST_NAME}"
@@ -124,34 +125,6 @@ def copied_run(whole_run, tmp_path):
 
 
 # Processes of their own ------------------------------------------------------------------------------------------
-
-# Processes are forked off one that has imported everything, which takes seconds, and has not computed anything:
-# after a backward, autograd refuses to work in a forked process.
-FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["datasets", "torch", "transformers", "peft", "modeling_sacl", "trainer"])
-
-
-def in_processes(function, *arguments, count=1):
-    """Calls `function(rank, *arguments)` in as many processes, and returns what they return."""
-    receivers, processes = [], []
-    for rank in range(count):
-        receiver, sender = FORKSERVER.Pipe(duplex=False)
-        process = FORKSERVER.Process(target=_send, args=(sender, function, rank, *arguments))
-        process.start()
-        sender.close()
-        receivers.append(receiver)
-        processes.append(process)
-    try:
-        return [receiver.recv() for receiver in receivers]
-    finally:
-        for process in processes:
-            process.join(timeout=10)
-            process.kill()
-
-
-def _send(sender, function, *arguments):
-    torch.set_num_threads(1)
-    sender.send(function(*arguments))
 
 
 class KillAt:
@@ -628,12 +601,6 @@ class TestPickles:
 # The same run ----------------------------------------------------------------------------------------------------
 
 
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
 def train_together(rank, world, port, material, output_dir, data, resume):
     """The losses of a run without chance, by one process or several with the same global batch."""
     if world > 1:
@@ -722,7 +689,80 @@ class TestCurves:
         assert len(logs[0]) == 3 and logs[0] == logs[1]
 
 
+class Noting:
+    """A collator that notes in which process it was asked, and whether that had to import torch anew."""
+
+    def __init__(self, collator):
+        self.collator = collator
+        torch.is_inherited = True
+
+    def __getattr__(self, name):
+        return getattr(self.collator, name)
+
+    def __call__(self, rows):
+        worker = torch.utils.data.get_worker_info()
+        notes = [-1 if worker is None else worker.id, hasattr(torch, "is_inherited")]
+        return {**self.collator(rows), "notes": torch.tensor(notes)}
+
+
+def train_until_killed(rank, port, material, output_dir, resume):
+    """Two processes with two workers each, which note what they train on, step by step, in files."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    multiprocessing.set_start_method("fork", force=True)  # as where Python was started by a user of Linux
+    trainer = make_trainer(
+        material,
+        output_dir,
+        data="stream",
+        max_steps=12,
+        save_steps=5,
+        per_device_train_batch_size=4,
+        dataloader_num_workers=2,
+        itm_weight=0.0,
+        mlm_weight=0.0,
+        ddp_backend="gloo",
+    )
+    twelve = load_from_disk(os.path.join(material, "pairs"))
+    many = concatenate_datasets([twelve] * 8).remove_columns("pair_id").add_column("pair_id", list(range(96)))
+    trainer.train_dataset = undecoded(many).to_iterable_dataset(num_shards=8).shuffle(seed=3, buffer_size=5)
+    trainer.data_collator = Noting(trainer.data_collator)
+    compute_loss = trainer.compute_loss
+
+    def noted(model, inputs, *arguments, **options):
+        notes = inputs.pop("notes").tolist()
+        with open(os.path.join(output_dir, f"{rank}.jsonl"), "a") as file:
+            file.write(json.dumps([trainer.state.global_step, inputs["pair_ids"].tolist(), *notes]) + "\n")
+        if not resume and trainer.state.global_step == 7:
+            dist.barrier()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return compute_loss(model, inputs, *arguments, **options)
+
+    trainer.compute_loss = noted
+    trainer.train(resume_from_checkpoint=resume or None)
+    dist.destroy_process_group()
+
+
 class TestStreams:
+    def test_two_processes_with_two_workers_see_every_pair_once_though_they_are_killed(self, material, tmp_path):
+        """96 pairs, 8 to a step, so 12 steps to an epoch; killed in the eighth, resumed after the fifth."""
+        with pytest.raises(EOFError):
+            in_processes(train_until_killed, free_port(), material, str(tmp_path), False, count=2)
+        killed = [list(map(json.loads, (tmp_path / f"{rank}.jsonl").read_text().splitlines())) for rank in range(2)]
+        assert [[step for step, *_ in steps] for steps in killed] == [list(range(8))] * 2
+        in_processes(train_until_killed, free_port(), material, str(tmp_path), True, count=2)
+        whole = [list(map(json.loads, (tmp_path / f"{rank}.jsonl").read_text().splitlines())) for rank in range(2)]
+        resumed = [steps[8:] for steps in whole]
+        assert [[step for step, *_ in steps] for steps in resumed] == [list(range(5, 12))] * 2
+        # What was trained on after the checkpoint and lost with the process comes again, in the same batches.
+        assert [steps[5:] for steps in killed] == [steps[:3] for steps in resumed]
+        seen = [ids for before, after in zip(killed, resumed, strict=True) for _, ids, *_ in before[:5] + after]
+        assert sorted(itertools.chain.from_iterable(seen)) == list(range(96))
+        # Both workers of each process read; they are copies of it, which need not import torch a second time.
+        assert {(rank, worker, inherited) for rank in range(2) for _, _, worker, inherited in whole[rank]} == {
+            (rank, worker, 1) for rank in range(2) for worker in range(2)
+        }
+
     @pytest.mark.parametrize(("step", "workers"), [(2, 0), (3, 0), (5, 0), (5, 2)])
     def test_an_interrupted_run_goes_on_bit_for_bit(self, material, tmp_path, step, workers):
         """Within a pass, between two, and within the second, with augmentation, masks and dropout."""

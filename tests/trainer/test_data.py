@@ -320,11 +320,21 @@ class TestLoadPairs:
         stream = load_pairs(source.to_iterable_dataset(), **arguments)
         dataset = load_pairs(source, **arguments)
         assert stream.features == dataset.features
-        assert texts(stream) == texts(dataset)
-        assert [example["image"].tobytes() for example in stream] == [r["image"].tobytes() for r in dataset]
+        # Whoever reads the stream counts what cannot be used.
+        usable = [example for example in stream if example["captions"]]
+        assert len(list(stream)) == 3 and [example["pair_id"] for example in usable] == dataset["pair_id"][:]
+        assert [example["captions"] for example in usable] == dataset["captions"][:]
+        assert [example["image"].tobytes() for example in usable] == [r["image"].tobytes() for r in dataset]
         assert set(next(iter(undecoded(stream)))["image"]) == {"bytes", "path"}
-        assert any("rows with no caption are left out as they are met" in message for message in warnings_of())
-        assert texts(load_pairs(stream, keep_columns=["kept"])) == texts(dataset)
+        assert texts(load_pairs(stream, keep_columns=["kept"])) == texts(stream)
+
+    def test_rows_of_a_stream_without_an_id_are_left_out(self, warnings_of):
+        rows = [
+            {"image": picture(seed), "text": "w", "pair_id": f"id-{seed}" if seed % 2 else None} for seed in range(4)
+        ]
+        stream = load_pairs(Dataset.from_list(rows).to_iterable_dataset())
+        assert [example["pair_id"] for example in stream] == ["id-1", "id-3"]
+        assert len([message for message in warnings_of() if "no pair id are left out as they are met" in message]) == 1
 
     def test_streaming_from_a_file(self, tmp_path):
         Dataset.from_list([row(seed) for seed in range(3)]).to_parquet(str(tmp_path / "pairs.parquet"))

@@ -368,6 +368,21 @@ class TestTraining:
         (truncated,) = [entry for entry in listed(trainer) if entry["pair_id"] == "truncated_png"]
         assert truncated["image"] == str(tmp_path / "images" / "truncated_png.webp") and truncated["details"]
 
+    def test_what_a_stream_lacks_is_counted_as_well(self, make_trainer, dirty_pairs, caplog):
+        """`load_pairs` knows nothing of them in advance, and leaves them to be counted."""
+        stream = load_pairs(dirty_pairs.to_iterable_dataset(num_shards=2))
+        trainer = make_trainer(trainer_options={"train_dataset": stream}, max_steps=6, momentum=None)
+        batches = watch_batches(trainer)
+        metrics = trainer.train().metrics
+        assert [len(batch) for batch in batches] == [6] * 6
+        assert {entry["pair_id"]: entry["reason"] for entry in listed(trainer)} == REASONS
+        assert metrics["train_skipped/no_caption"] >= 4 and metrics["train_skipped/no_image"] >= 1
+        without = load_pairs(
+            dirty_pairs.remove_columns("caption").add_column("caption", [" "] * 36).to_iterable_dataset()
+        )
+        with pytest.raises(ValueError, match="1000 pairs one after another cannot be used: .*with no caption"):
+            make_trainer(trainer_options={"train_dataset": without}, max_steps=6).train()
+
     @pytest.mark.parametrize(("stream", "workers", "chunk_size"), [(False, 2, None), (True, 0, None), (False, 0, 4)])
     def test_an_interrupted_run_goes_on_bit_for_bit(self, make_dirty, tmp_path, stream, workers, chunk_size):
         """Resumed between two lines of the log, in the second pass; and the list is the same list."""

@@ -3,7 +3,6 @@
 
 import json
 import os
-import socket
 
 import pytest
 import torch
@@ -23,6 +22,8 @@ from trainer.distributed import gather, world_size
 from trainer.objectives import Comparison, ContrastiveBatch, InfoNCEObjective, SaclObjective
 from trainer.queue import PairFeatures
 from trainer.skipped_pairs import SkippedPairs
+
+from .processes import FORKSERVER, free_port
 
 
 WORLD = 2
@@ -288,12 +289,6 @@ def work(rank, port, folder):
         dist.destroy_process_group()
 
 
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny_processor, pairs):
     """What the processes read, and where they write."""
@@ -312,16 +307,22 @@ def folder(tmp_path_factory, tiny_processor, pairs):
     return folder
 
 
+def in_parallel(function, folder, world):
+    """Calls `function(rank, port, folder)` in as many processes; what one of them raises is raised."""
+    method = FORKSERVER.get_start_method()
+    mp.start_processes(function, args=(free_port(), str(folder)), nprocs=world, start_method=method)
+
+
 @pytest.fixture(scope="module")
 def results(folder):
-    mp.spawn(work, args=(free_port(), str(folder)), nprocs=WORLD, join=True)
+    in_parallel(work, folder, WORLD)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
 
 
 @pytest.fixture(scope="module")
 def steps(folder, results):
     """The steps of two processes and of four, from the view of each."""
-    mp.spawn(work_in_fours, args=(free_port(), str(folder)), nprocs=4, join=True)
+    in_parallel(work_in_fours, folder, 4)
     fours = [torch.load(folder / f"{rank} of 4.pt", weights_only=False) for rank in range(4)]
     return [*(result["steps"] for result in results), *fours]
 

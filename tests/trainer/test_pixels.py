@@ -284,6 +284,18 @@ class TestNormalizingOnTheDevice:
             processor = make_processor(CLIPImageProcessor(size={"shortest_edge": 32}, do_center_crop=False))
             PairCollator(processor, F.pil_to_tensor, mlm_probability=0, normalize=False)
 
+    @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+    @pytest.mark.parametrize("kind", ["blip", "siglip2"])
+    def test_a_trainer_leaves_it_to_accelerators(self, make_trainer, make_processor, pairs, device, kind):
+        """By default, where that can be done."""
+        trainer = make_trainer(momentum=None)
+        processor = trainer.processing_class
+        if kind == "siglip2":
+            processor = make_processor(Siglip2ImageProcessor())
+        args = SimpleNamespace(**{**vars(trainer.args), "device": torch.device(device)})
+        collator = trainer._default_collator(trainer.model, processor, args)
+        assert collator.normalize == (device == "cpu" or kind == "siglip2")
+
     def test_training_and_evaluation_are_the_same(self, make_trainer, plain_collator, pairs):
         logs = []
         for normalize in (True, False):

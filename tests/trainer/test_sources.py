@@ -3,12 +3,14 @@
 
 import base64
 import io
+import itertools
 import json
 import logging
 import os
 import tarfile
 
 import fsspec
+import fsspec.implementations.memory
 import numpy as np
 import PIL.Image
 import pytest
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 from trainer import load_pairs, mix_pairs
 from trainer.cli.loading import open_pairs
 from trainer.cli.sources import PairArguments
-from trainer.data import SeededStream, undecoded
+from trainer.data import SeededStream, decode_image, undecoded
 from trainer.data.locating import ImageLocator
 from trainer.data.sources import expand_braces
 
@@ -128,6 +130,7 @@ class TestTarShards:
             {"caption": "one", "width": None, "license": None, "tags": None},
             {"caption": "two", "width": None, "license": "by", "tags": None},
             {"caption": "three \ufffd", "width": None, "license": None, "tags": None},
+            {"caption": None, "width": None, "license": None, "tags": None},
         ]
 
     def test_what_is_no_pair_is_passed_over(self, tmp_path, monkeypatch):
@@ -154,7 +157,8 @@ class TestTarShards:
         )
         before = set(tmp_path.parent.glob("*"))
         stream = load_pairs(tmp_path / "a.tar", streaming=True)
-        assert [row["caption"] for row in stream] == ["zero", "four"]
+        assert [row["caption"] for row in stream] == ["zero", None, "four"]
+        assert load_pairs(tmp_path / "a.tar")["caption"][:] == ["zero", "four"]
         assert {path.name for path in tmp_path.iterdir()} <= {"a.tar", "cache"}
         assert set(tmp_path.parent.glob("*")) == before
 
@@ -166,6 +170,19 @@ class TestTarShards:
         captions = [row["caption"] for row in undecoded(load_pairs(str(tmp_path / "{a,b}.tar"), streaming=True))]
         assert captions[0] == "number 0" and captions[-1] == "number 9" and 2 <= len(captions) < 5
         assert any("a.tar' is damaged" in message for message in warnings_of())
+
+    def test_secrets_in_addresses_are_not_told(self, tmp_path, warnings_of):
+        write_tar(tmp_path / "a.tar", [member for seed in range(4) for member in sample(seed)])
+        content = (tmp_path / "a.tar").read_bytes()
+        filesystem = fsspec.filesystem("memory")
+        name = "memory://me:secret-password@bucket/a.tar"
+        filesystem.pipe(name.removeprefix("memory:/"), content[: len(content) // 2])
+        try:
+            assert len(list(undecoded(load_pairs(name, streaming=True)))) >= 1
+        finally:
+            filesystem.rm("/me:secret-password@bucket", recursive=True)
+        assert any("is damaged" in message for message in warnings_of())
+        assert not any("secret-password" in message for message in warnings_of())
 
     @pytest.mark.parametrize("members", [[("0.txt", b"a")], []])
     def test_without_images(self, tmp_path, members):
@@ -216,6 +233,29 @@ class TestJson:
         assert dataset["pair_id"][:] == ["sub/0.png", "sub/0.png", "sub/2.png"]
         assert same_images(dataset, [0, 0, 2])
 
+    def test_several_lists(self, folder):
+        """As ALBEF's pre-training takes them: some of one caption and some of several, with ids and without."""
+        lists = {
+            "a.json": [{"image": "images/sub/0.png", "caption": ["a", "b"], "image_id": "coco_7"}],
+            "b.json": [{"image": "images/sub/1.png", "caption": "c", "image_id": 8, "width": 5}],
+            "c.json": [{"image": "images/sub/2.png", "caption": caption} for caption in "de"],
+        }
+        paths = [str(self.write(folder, rows, name)) for name, rows in lists.items()]
+        for streaming in (False, True):
+            dataset = load_pairs(paths[:2], streaming=streaming)
+            assert texts(dataset) == [
+                {"captions": ["a", "b"], "pair_id": "coco_7"},
+                {"captions": ["c"], "pair_id": "8"},
+            ]
+            assert same_images(dataset, [0, 1])
+            # Where some have no id, the image says which rows belong together, also over several lists.
+            dataset = load_pairs([*paths, paths[2]], streaming=streaming)
+            assert [row["pair_id"] for row in texts(dataset)] == [f"images/sub/{n}.png" for n in (0, 1, 2, 2, 2, 2)]
+        assert len(load_pairs(str(folder / "[ab].json"))) == 2
+        self.write(folder, {"images": []}, "b.json")
+        with pytest.raises(ValueError, match=r"b\.json.* list of objects"):
+            load_pairs(paths)
+
     @pytest.mark.parametrize("path", ["../secret.png", "images/../../secret.png", "/etc/secret.png", "file:///etc/x"])
     @pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet"])
     def test_paths_that_lead_elsewhere(self, folder, path, suffix):
@@ -265,6 +305,8 @@ class TestJson:
         assert texts(test) == [{"captions": ["w1"], "pair_id": 1}]
         with pytest.raises(ValueError, match="as a whole"):
             load_pairs(file, streaming=True)
+        with pytest.raises(ValueError, match="Karpathy's format: open each file .*mix_pairs"):
+            load_pairs([file, file], image_root=folder / "images")
 
 
 class TestCommandLine:
@@ -290,7 +332,7 @@ class TestTables:
         (tmp_path / "train.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
         for streaming in (False, True):
             rows = list(undecoded(load_pairs(tmp_path / "train.tsv", streaming=streaming)))
-            assert [row["caption"] for row in rows] == ['a "quoted word', "null"]
+            assert [row["caption"] for row in rows] == ['a "quoted word', "null"] + [None] * streaming
             assert rows[1]["image"] == {"bytes": None, "path": "http://host/1.jpg"}
 
     def test_base64_without_names(self, tmp_path):
@@ -448,9 +490,63 @@ class TestObjectStores:
         finally:
             filesystem.rm("/bucket", recursive=True)
 
+    @pytest.mark.parametrize("name", ["jsonl", "csv", "parquet"])
+    def test_a_folder_of_images(self, name, monkeypatch):
+        """`datasets` has `image` in the place of `file_name` where a folder is on this machine; so it is here."""
+        filesystem, buffer = fsspec.filesystem("memory"), io.BytesIO()
+        for seed in range(3):
+            filesystem.pipe(f"/bucket/photos/sub/{seed}.png", encoded(seed))
+        rows = Dataset.from_list([{"file_name": f"sub/{seed}.png", "text": f"w{seed}"} for seed in range(3)])
+        {"jsonl": rows.to_json, "csv": rows.to_csv, "parquet": rows.to_parquet}[name](buffer)
+        monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)  # Or memory is taken for a network.
+        filesystem.pipe(f"/bucket/photos/metadata.{name}", buffer.getvalue())
+        try:
+            for source in ("memory://bucket/photos", f"memory://bucket/photos/metadata.{name}"):
+                for streaming in (False, True):
+                    found = load_pairs(source, streaming=streaming)
+                    assert [row["caption"] for row in found] == ["w0", "w1", "w2"] and same_images(found, range(3))
+            assert load_pairs(source, image_column="file_name", streaming=True).features == found.features
+        finally:
+            filesystem.rm("/bucket", recursive=True)
+
     def test_local_files_by_url(self, tmp_path):
         self.fill(fsspec.filesystem("file"), str(tmp_path))
         self.check(f"file://{tmp_path}")
+
+    def test_images_are_reached_by_what_the_environment_says(self, monkeypatch, warnings_of):
+        """Options of the source are in no row; without telling, images would be sought elsewhere."""
+        seen = []
+
+        class Store(fsspec.implementations.memory.MemoryFileSystem):
+            protocol, cachable = "store", False
+
+            def __init__(self, *arguments, **options):
+                seen.append(options)
+                super().__init__(*arguments, **options)
+
+            @classmethod
+            def _strip_protocol(cls, path):
+                return super()._strip_protocol(path.replace("store://", "memory://"))
+
+            def unstrip_protocol(self, name):
+                return f"store:/{name}"
+
+        fsspec.register_implementation("store", Store, clobber=True)
+        monkeypatch.setitem(fsspec.config.conf, "store", {"key": "of the environment"})
+        filesystem = fsspec.filesystem("memory")
+        filesystem.pipe("/bucket/0.png", encoded(0))
+        filesystem.pipe("/bucket/pairs.json", json.dumps([{"image": "0.png", "caption": "a"}]).encode())
+        try:
+            row = undecoded(load_pairs("store://bucket/pairs.json", storage_options={"secret": "passed"}))[0]
+            assert {"key": "of the environment", "secret": "passed"} in seen
+            assert row["image"] == {"bytes": None, "path": "store://bucket/0.png"}
+            seen.clear()
+            assert decode_image(row["image"]).size == (16, 16)
+            assert seen == [{"key": "of the environment"}]
+        finally:
+            filesystem.rm("/bucket", recursive=True)
+        told = [message for message in warnings_of() if "`storage_options` are for the files" in message]
+        assert len(told) == 1 and "FSSPEC_S3_ENDPOINT_URL" in told[0]
 
     def test_s3(self, monkeypatch, s3_endpoint):
         options = {"endpoint_url": s3_endpoint}
@@ -475,9 +571,9 @@ class TestCaptions:
         )
         for dataset in (source, source.to_iterable_dataset()):
             found = load_pairs(dataset, prompt="a photo of a {caption}")
-            assert [row["caption"] for row in found] == ["a photo of a bus"]
+            assert [row["caption"] for row in found if row["caption"]] == ["a photo of a bus"]
             found = load_pairs(dataset, caption_columns="tags", prompt="{caption}!")
-            assert [row["captions"] for row in found] == [["a!", "b!"]]
+            assert [row["captions"] for row in found if row["captions"]] == [["a!", "b!"]]
 
     @pytest.mark.parametrize(
         "prompt", ["a photo", "{caption} {other}", "{}", "{caption.__class__}", "{caption} {caption}"]
@@ -491,7 +587,8 @@ class TestCaptions:
         source = Dataset.from_dict({"image": [picture(0), picture(1)], "captions": captions})
         for dataset in (source, source.to_iterable_dataset()):
             assert [row["captions"] for row in load_pairs(dataset, language="en")] == [["a bus", "bus"], ["a cat"]]
-            assert [row["captions"] for row in load_pairs(dataset, language="de")] == [["ein Bus"]]
+            german = [row["captions"] for row in load_pairs(dataset, language="de")]
+            assert [captions for captions in german if captions] == [["ein Bus"]]
             both = load_pairs(dataset, language=["de", "en"])
             assert [row["captions"] for row in both] == [["ein Bus", "a bus", "bus"], ["a cat"]]
         with pytest.raises(ValueError, match="no captions in 'fr': the languages are 'en', 'de'"):
@@ -513,6 +610,48 @@ class TestMixPairs:
             # The pairs of both sources have the ids 0, 1 and so on.
             assert len({row["pair_id"] for row in mixed}) == 5
         assert mixed.num_shards == 4
+
+    @pytest.mark.parametrize("streamed", [False, True])
+    def test_each_source_has_its_own_columns_prompt_and_languages(self, streamed):
+        sources = [
+            Dataset.from_dict({"image": [picture(0)], "label": ["bus"], "number": [5]}),
+            Dataset.from_dict(
+                {"photo": [picture(1)], "captions": [{"en": "a cat", "de": ["eine Katze", "ein Kater"]}]}
+            ),
+            Dataset.from_dict({"image": [picture(2)], "text": ["a dog"]}),
+        ]
+        if streamed:
+            sources = [source.to_iterable_dataset() for source in sources]
+        mixed = mix_pairs(
+            {
+                "names": load_pairs(
+                    sources[0], caption_columns="label", prompt="a photo of a {caption}", pair_id_column="number"
+                ),
+                "catalogue": load_pairs(sources[1], image_column="photo", language=["en", "de"]),
+                "web": load_pairs(sources[2]),
+            }
+        )
+        assert [row["captions"] for row in mixed] == [
+            ["a photo of a bus"],
+            ["a cat", "eine Katze", "ein Kater"],
+            ["a dog"],
+        ]
+        assert same_images(mixed, range(3))
+
+    @pytest.mark.parametrize("weights", [None, [2, 1]])
+    def test_streams_are_split_over_readers(self, weights):
+        """Each pair of both by one of four readers, and with weights each reader has its share of both."""
+        parts = [pairs_of(24).to_iterable_dataset(num_shards=4), pairs_of(12).to_iterable_dataset(num_shards=4)]
+        mixed = undecoded(
+            mix_pairs(parts, weights=weights, seed=2, stopping_strategy="all_exhausted_without_replacement")
+        )
+        small = set(mix_pairs({"1": pairs_of(12)})["pair_id"][:])
+        stream = SeededStream(mixed, 0)
+        assert stream.num_shards == (8 if weights is None else 4)
+        found = [[row["pair_id"] for row in itertools.islice(stream._read(reader, 4), 9)] for reader in range(4)]
+        assert len({identifier for ids in found for identifier in ids}) == 36
+        if weights is not None:
+            assert [sum(identifier in small for identifier in ids) for ids in found] == [3] * 4
 
     def test_images_are_not_copied(self, tmp_path):
         for name in ("a", "b"):

@@ -12,14 +12,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from accelerate import PartialState
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, IterableDataset, concatenate_datasets
 from datasets.distributed import split_dataset_by_node
 
 from trainer.data import SeededStream
 from trainer.data.seeding import ROW_SEED
 from trainer.data.streams import PLACE
 
-from .test_distributed import free_port
+from .processes import free_port
 
 
 BATCH = 4
@@ -170,6 +170,17 @@ class TestSplitting:
         dataset = split_dataset_by_node(make_dataset([1, 2]), rank=0, world_size=2)
         with pytest.raises(ValueError, match="split by node already"):
             SeededStream(dataset, 0, rank=0, world_size=2)
+
+    @pytest.mark.parametrize("parts", [1, 2])
+    def test_a_shuffle_without_a_seed_is_refused_where_it_would_lose_pairs(self, parts, caplog):
+        unseeded = concatenate_datasets([make_dataset([3] * 8), make_dataset([3] * 8).shuffle(buffer_size=2)][-parts:])
+        with pytest.raises(ValueError, match=r"without a seed .*others by none.*shuffle\(seed=42"):
+            SeededStream(unseeded.map(lambda row: row), 0, rank=0, world_size=2)
+        SeededStream(unseeded, 0)
+        assert caplog.text.count("shuffled without a seed") == 1
+        for seed in (0, 2**63 - 1):
+            SeededStream(make_dataset([3] * 8).shuffle(seed=seed, buffer_size=2), 0, rank=0, world_size=2)
+        assert caplog.text.count("shuffled without a seed") == 1
 
     @pytest.mark.parametrize("options", [{"rank": 2, "world_size": 2}, {"shards_at_once": 0}])
     def test_bad_arguments_raise(self, options):

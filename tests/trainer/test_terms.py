@@ -469,6 +469,15 @@ class TestSecondViews:
         again = self.collator(tiny_processor)(rows)
         assert all(torch.equal(batch[name], again[name]) for name in batch)
 
+    def test_may_be_augmented_where_the_first_are_not(self, tiny_processor):
+        rows = self.rows(caption="a red bus")
+        plain = PairCollator(tiny_processor)
+        augmented = plain.for_training()
+        batch = replace(plain, second_views=True, view_transform=augmented.image_transform)(rows)
+        assert torch.equal(batch["pixel_values"], plain(rows)["pixel_values"])
+        # The first thing that is drawn for these rows, in either collator.
+        assert torch.equal(batch["view_pixel_values"], augmented(rows)["pixel_values"])
+
     def test_evaluation_has_none(self, tiny_processor):
         batch = self.collator(tiny_processor).for_evaluation()(self.rows(caption="a red bus"))
         assert not any(name.startswith("view_") for name in batch)

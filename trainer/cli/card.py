@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..paths import read_json
 from .arguments import option
 from .errors import FAILED, SUCCEEDED, CommandError
 from .output import Output
@@ -95,7 +96,9 @@ def _visible_facts(folder: Path) -> Any:
 
     if not (folder / "config.json").is_file():
         raise CommandError(f"{str(folder)!r} holds no model (no config.json), so there is nothing to write a card of.")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise CommandError(f"{str(folder / 'config.json')!r} is no configuration of a model: it holds no JSON object.")
     return CardFacts(
         model_name=folder.resolve().name,
         model_class=next(iter(config.get("architectures") or []), None),

@@ -2,7 +2,6 @@
 """Searches a folder that `sacl embed` wrote: by text, by image, or by an image with a text that says what should be
 different. Without a query it asks for one after another."""
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,10 +87,15 @@ def run(output: Output, options: SearchArguments) -> None:
 
 
 def _model_of(options: SearchArguments) -> ModelArguments:
-    settings = Path(options.folder) / "searcher.json"
-    if not settings.is_file():
-        raise CommandError(f"{options.folder!r} cannot be searched: `sacl embed` did not write it (to its end).")
-    name = options.model or json.loads(settings.read_text(encoding="utf-8"))["model"]
+    from ..search.searcher import read_settings
+
+    try:
+        settings = read_settings(options.folder)
+    except (FileNotFoundError, ValueError) as error:
+        raise CommandError(
+            f"{options.folder!r} cannot be searched: `sacl embed` did not write it (to its end). {error}"
+        ) from error
+    name = options.model or settings["model"]
     return ModelArguments(name, options.model_revision, options.trust_remote_code, options.device)
 
 

@@ -440,7 +440,10 @@ class PairCollator(ImageTextCollator):
             `objective="negclip"`. It draws from torch's global generator.
         second_views (`bool`, *optional*, defaults to `False`):
             Whether to make second views, which `unimodal_self_supervision_weight` of [`SaclTrainingArguments`] needs.
-            The first ones stay as they are. It needs an `image_transform` with chance, and reads images twice.
+            The first ones stay as they are. Images are read twice.
+        view_transform (callable, *optional*):
+            Augmentation of the second views, like `image_transform`, which is the default. With one of their own the
+            first views may be without.
         normalize (`bool`, *optional*, defaults to `True`):
             Whether `pixel_values` are rescaled and normalised here. If not, they are uint8: a quarter of the bytes to
             carry from a worker of a data loader to the device, where [`SaclTrainer`] normalises them, to the same
@@ -472,11 +475,12 @@ class PairCollator(ImageTextCollator):
     captions_per_image: int = 1
     negative_caption: Callable[[str], str | None] | None = None
     second_views: bool = False
+    view_transform: Callable[[PIL.Image.Image], torch.Tensor] | None = None
     normalize: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.normalize and (self._steps is None or (self.image_transform and self._image_size is None)):
+        if not self.normalize and not self.can_leave_normalizing:
             raise ValueError(
                 f"{type(self.processor.image_processor).__name__} does more, or otherwise, than to resize, crop, "
                 "rescale and normalise to one size, so the last step cannot be left to the device. Leave `normalize` "
@@ -485,11 +489,15 @@ class PairCollator(ImageTextCollator):
         if not isinstance(self.captions_per_image, int) or self.captions_per_image < 1:
             raise ValueError(f"`captions_per_image` has to be a positive integer, got {self.captions_per_image!r}.")
         tokenizer = self.processor.tokenizer
-        if self.second_views and self.image_transform is None:
+        if self.second_views and self.image_transform is None and self.view_transform is None:
             raise ValueError(
                 "`second_views` of images are made by an `image_transform` that draws anew each time: pass "
-                "`image_transform=pair_augmentation(...)`, or `replace(collator.for_training(), second_views=True)`."
+                "`image_transform=pair_augmentation(...)` or a `view_transform`, or take "
+                "`replace(collator.for_training(), second_views=True)`."
             )
+        self._viewer = self
+        if self.second_views and self.view_transform is not None:
+            self._viewer = replace(self, image_transform=self.view_transform, second_views=False)
         if not 0 <= self.mlm_probability <= 1:
             raise ValueError(f"`mlm_probability` is a share, from 0 to 1, got {self.mlm_probability!r}.")
         if self.caption_sampling not in ("random", "first"):
@@ -505,6 +513,11 @@ class PairCollator(ImageTextCollator):
                 )
             ordinary = set(tokenizer.get_vocab().values()) - special
             self._ordinary_ids = torch.tensor(sorted(ordinary), dtype=torch.int64)
+
+    @property
+    def can_leave_normalizing(self) -> bool:
+        """Whether the image processor does nothing after resizing that could not be done on the device."""
+        return self._steps is not None and (self.image_transform is None or self._image_size is not None)
 
     def for_evaluation(self) -> Self:
         """
@@ -531,7 +544,7 @@ class PairCollator(ImageTextCollator):
         batch: dict[str, Any] = {} if TOWER_COLUMNS["vision"] in features[0] else self._pixels(images)
         batch.update(self._text_inputs(tokens), **extra_texts)
         if self.second_views and TOWER_COLUMNS["vision"] not in features[0]:
-            batch.update({f"view_{name}": tensor for name, tensor in self._pixels(views).items()})
+            batch.update({f"view_{name}": tensor for name, tensor in self._viewer._pixels(views).items()})
         batch["pair_ids"] = torch.cat(pair_ids)
         batch.update({name: _stacked(name, features) for name in features[0]})
         if self.mlm_probability:
@@ -583,7 +596,7 @@ class PairCollator(ImageTextCollator):
         view = None
         if self.second_views:
             # Drawn last, so that the first views are what they are without.
-            view = None if image is None else self._read_image(row["image"])
+            view = None if image is None else self._viewer._read_image(row["image"])
             texts = [*texts, second_text(captions, texts[0])]
         return image, texts, pair_ids_tensor([identifier]), features, row.get(ROW_SEED), view
 

@@ -10,8 +10,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..paths import leads_outside
+from transformers.utils import logging
 
+from ..paths import leads_outside
+from ..text import without_secrets
+
+
+logger = logging.get_logger(__name__)
 
 _WEB = ("http://", "https://")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{32,}={0,2}")
@@ -38,10 +43,21 @@ class ImageLocator:
             Whether paths are left as they are if there is no folder.
         follow_links (`bool`, *optional*, defaults to `False`):
             Whether a path in the folder may be a link to what is outside of it.
+        has_options (`bool`, *optional*, defaults to `False`):
+            Whether the source itself is reached with options. They are not written into each row, where secrets would
+            travel, so images are reached without them; this is said once.
     """
 
-    def __init__(self, root: str | os.PathLike | None = None, *, trusted: bool = False, follow_links: bool = False):
+    def __init__(
+        self,
+        root: str | os.PathLike | None = None,
+        *,
+        trusted: bool = False,
+        follow_links: bool = False,
+        has_options: bool = False,
+    ):
         self.follow_links = follow_links
+        self.has_options = has_options
         self.trusted = trusted and root is None
         self.root = None if root is None else os.fspath(root)
         self.is_remote = self.root is not None and "://" in self.root
@@ -101,6 +117,12 @@ class ImageLocator:
             raise ValueError(
                 f"The source names the image {path!r:.200}, which does not lie in {self.root!r}. If that is meant, "
                 "pass the folder that holds all images as `image_root=...`."
+            )
+        if self.is_remote and self.has_options:
+            logger.warning_once(
+                f"Images below {without_secrets(self.root)!r} are opened when batches are made, with what the "
+                "environment says of their place (`AWS_ENDPOINT_URL`, `FSSPEC_S3_ENDPOINT_URL` ...): "
+                "`storage_options` are for the files of the source alone."
             )
         if not (self.is_remote or self.follow_links) and _is_link_outside(found, self.root):
             raise ValueError(

@@ -31,6 +31,7 @@ from datasets import (
 )
 from transformers.utils import logging
 
+from ..text import without_secrets
 from .locating import ImageLocator
 from .sources import PairDataset, Source, open_source, select_split
 
@@ -550,12 +551,15 @@ def _standard_dataset(dataset: Dataset, layout: _Layout, label: str) -> Dataset:
 
 
 class _StandardRows:
-    """The same for a few rows of a stream at a time. Says once of each reason that it leaves rows out."""
+    """
+    The same for a few rows of a stream at a time. Those without an image or a caption are not left out here, where
+    nobody would learn how many they are, but by the collator, which counts them.
+    """
 
     def __init__(self, layout: _Layout, label: str):
         self.layout = layout
         self.label = label
-        self.reported: set[str] = set()
+        self.reported = False
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         result: dict[str, list[Any]] = {name: [] for name in self.layout.features}
@@ -564,27 +568,21 @@ class _StandardRows:
             if self.layout.locate is not None:
                 row[self.layout.image] = self.layout.locate(row[self.layout.image])
             captions = self.layout.read_captions(row[name] for name in self.layout.captions)
-            reason = self._problem(row, captions)
-            if reason is None:
-                for name, value in self._standard(row, captions).items():
-                    result[name].append(value)
-            elif reason not in self.reported:
-                self.reported.add(reason)
-                logger.warning(f"{self.label}: rows with {reason} are left out as they are met.")
+            if self.layout.pair_id is not None and row[self.layout.pair_id] is None:
+                self._report_missing_id()
+                continue
+            for name, value in self._standard(row, captions).items():
+                result[name].append(value)
         return result
 
-    def _problem(self, row: dict[str, Any], captions: list[str]) -> str | None:
-        image = row[self.layout.image]
-        if image is None or (isinstance(image, Mapping) and image.get("bytes") is None and image.get("path") is None):
-            return NO_IMAGE
-        if not captions:
-            return NO_CAPTION
-        if self.layout.pair_id is not None and row[self.layout.pair_id] is None:
-            return NO_PAIR_ID
-        return None
+    def _report_missing_id(self) -> None:
+        if not self.reported:
+            self.reported = True
+            logger.warning(f"{self.label}: rows with {NO_PAIR_ID} are left out as they are met.")
 
     def _standard(self, row: dict[str, Any], captions: list[str]) -> dict[str, Any]:
         image = row[self.layout.image]
+        caption = captions[0] if captions else None
         identifier = (
             content_pair_id({"image": image, "captions": captions})
             if self.layout.pair_id is None
@@ -592,7 +590,7 @@ class _StandardRows:
         )
         return {
             "image": image,
-            self.layout.caption_name: captions[0] if self.layout.caption_name == "caption" else captions,
+            self.layout.caption_name: caption if self.layout.caption_name == "caption" else captions,
             "pair_id": identifier,
             **{name: row[name] for name in self.layout.keep},
         }
@@ -640,7 +638,8 @@ def load_pairs(
     `image`, `caption` (one string per row) or `captions` (a list of strings), and `pair_id`.
 
     No image is decoded or copied here. Rows without an image or without a usable caption are left out, and the log
-    says how many and why.
+    says how many and why. In a stream, which is read only later, they stay, with `None` in the place of what is
+    missing: the collator leaves them out and counts them, as it does with images that cannot be read.
 
     Args:
         source (`str`, `os.PathLike`, sequence of them, or a data set):
@@ -716,8 +715,7 @@ def load_pairs(
         FileNotFoundError: `source` looks like a local path and does not exist.
         ValueError: A column is missing, ambiguous or of the wrong type, there is no such split, the path of an image
             or a link leads out of its folder, or not one row is usable. The message names the columns and the
-            argument to use. (A stream finds out about its rows only while it is read: there, unusable rows are left
-            out with one warning per reason.)
+            argument to use. (A stream finds out about its rows only while it is read.)
 
     Example:
 
@@ -741,6 +739,7 @@ def load_pairs(
     }
     dataset: PairDataset
     locate: ImageLocator | None
+    usual_image_column = "image"
     if isinstance(source, (Dataset, DatasetDict, IterableDataset, IterableDatasetDict)):
         only_to_open = {
             "streaming": streaming,
@@ -768,8 +767,9 @@ def load_pairs(
             )
         )
         dataset, locate = opened.dataset, opened.locate
-        label = repr(_names(source)[0])
+        label = repr(without_secrets(_names(source)[0]))
         pair_id_column = pair_id_column or opened.pair_id_column
+        usual_image_column = opened.image_column
 
     def standard(part: Dataset | IterableDataset, label: str) -> Dataset | IterableDataset:
         if isinstance(part, Dataset) and part.format["type"] == "custom":
@@ -778,9 +778,9 @@ def load_pairs(
                 "Call `load_pairs` first and set the transform on its result."
             )
         features = _features(part)
-        layout = _Layout(
-            features, image_column, caption_columns, pair_id_column, keep_columns, languages, prompt, locate
-        )
+        is_usual = image_column == "image" and "image" not in features and usual_image_column in features
+        images = usual_image_column if is_usual else image_column
+        layout = _Layout(features, images, caption_columns, pair_id_column, keep_columns, languages, prompt, locate)
         if isinstance(part, Dataset):
             return _standard_dataset(part, layout, label)
         return _standard_stream(part, layout, features, label)

@@ -27,7 +27,9 @@ def open_to_read(path: str, storage_options: Mapping[str, Any]) -> IO[bytes]:
     """
     if get_protocol(path) in ("file", "local"):
         return open(strip_protocol(path), "rb")
-    return xopen(path, "rb", download_config=DownloadConfig(storage_options=within_limits([path], storage_options)))
+    options = within_limits([path], storage_options)
+    token = options.pop("token", None) if path.startswith("hf://") else None
+    return xopen(path, "rb", download_config=DownloadConfig(token=token, storage_options=options))
 
 
 def within_limits(paths: Sequence[str], storage_options: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from datasets import (
 )
 
 from ..paths import check_links, check_saved_dataset
+from ..text import without_secrets
 from .locating import ImageLocator, is_web_address
 from .patience import open_to_read, within_limits
 from .tar_shards import open_tar_shards
@@ -77,21 +78,31 @@ class Source:
 
     def locator(self, root: str | None) -> ImageLocator:
         """What finds the images of the source below a folder."""
-        return ImageLocator(root, follow_links=self.follow_links)
+        return ImageLocator(root, follow_links=self.follow_links, has_options=bool(self.storage_options))
+
+    @property
+    def file_options(self) -> dict[str, Any]:
+        """What `fsspec` is to be given for the files themselves: on the Hub, the token too."""
+        token = self.load_arguments.get("token")
+        is_on_hub = any(name.startswith("hf://") for name in self.names)
+        return {**({"token": token} if is_on_hub and token is not None else {}), **self.storage_options}
 
     @property
     def label(self) -> str:
         """The source in messages."""
-        return repr(self.names[0]) + (f" and {len(self.names) - 1} more" if len(self.names) > 1 else "")
+        return repr(without_secrets(self.names[0])) + (
+            f" and {len(self.names) - 1} more" if len(self.names) > 1 else ""
+        )
 
 
 @dataclass(frozen=True)
 class OpenSource:
-    """An open source: the data set, where its images lie, and the column of ids that this kind of source has."""
+    """An open source: the data set, where its images lie, and the columns of ids and images that its kind has."""
 
     dataset: PairDataset
     locate: ImageLocator | None
     pair_id_column: str | None = None
+    image_column: str = "image"
 
 
 def open_source(source: Source) -> OpenSource:
@@ -134,7 +145,7 @@ def _files(source: Source) -> list[str] | None:
     """The files that are meant; `None` if it is a folder for `datasets`, or the id of a data set on the Hub."""
     names = [expanded for name in source.names for expanded in expand_braces(name)]
     if len(names) > 1 or any(character in names[0] for character in "*?["):
-        return [path for name in names for path in _matching(name, source.storage_options)]
+        return [path for name in names for path in _matching(name, source.file_options)]
     path = names[0] if "://" in names[0] else os.path.expanduser(names[0])
     remote = "://" in path
     if Path(path).suffix.lower() in BUILDERS and (remote or os.path.isfile(path)):
@@ -147,7 +158,7 @@ def _files(source: Source) -> list[str] | None:
     if not remote and os.path.isdir(path) and not source.follow_links:
         check_links(path)
     if remote and not path.startswith("hf://"):
-        return _in_folder(path, source.storage_options)
+        return _in_folder(path, source.file_options)
     if os.path.isdir(path) and not any(source.load_arguments.values()):
         return sorted(str(file) for file in Path(path).glob("*.tar")) or None
     return None
@@ -232,12 +243,12 @@ def _open_files(source: Source, files: list[str], suffix: str, folder: str | Non
     if suffix == ".tar":
         return OpenSource(_open_tar(source, files), None)
     locate = source.locator(folder)
-    if suffix == ".json" and len(files) == 1:
-        beginning = _beginning(files[0], source.storage_options)
+    if suffix == ".json":
+        beginning = _beginning(files[0], source.file_options)
         if is_karpathy(files[0], beginning):
-            return OpenSource(_open_karpathy(source, files[0], folder), None)
+            return OpenSource(_open_karpathy(source, files, folder), None)
         if beginning.lstrip()[:1] == b"[":
-            rows = _read_json_list(files[0], source.storage_options)
+            rows = _alike([row for path in files for row in _read_json_list(path, source.file_options)])
             dataset = _only_train(source, _list_dataset(rows, source.streaming))
             return OpenSource(dataset, locate, _image_id_column(rows))
     given = {key: source.load_arguments.get(key) for key in ("token", "cache_dir")}
@@ -251,7 +262,8 @@ def _open_files(source: Source, files: list[str], suffix: str, folder: str | Non
         **table,
         **{key: value for key, value in given.items() if value is not None},
     )
-    return OpenSource(dataset, locate)
+    is_metadata = all(Path(path).stem == "metadata" for path in files)
+    return OpenSource(dataset, locate, image_column="file_name" if is_metadata else "image")
 
 
 def _only_train(source: Source, dataset: Dataset | IterableDataset) -> Dataset | IterableDataset:
@@ -264,7 +276,7 @@ def _open_tar(source: Source, files: list[str]) -> PairDataset:
     dataset = open_tar_shards(
         files,
         streaming=source.streaming,
-        storage_options=source.storage_options,
+        storage_options=source.file_options,
         cache_dir=source.load_arguments.get("cache_dir"),
     )
     return _only_train(source, dataset)
@@ -291,9 +303,15 @@ def _beginning(path: str, storage_options: Mapping[str, Any]) -> bytes:
 # JSON ----------------------------------------------------------------------------------------------------------------
 
 
-def _open_karpathy(source: Source, path: str, folder: str | None) -> PairDataset:
+def _open_karpathy(source: Source, files: list[str], folder: str | None) -> PairDataset:
     from .karpathy import KARPATHY_SPLITS, karpathy_splits, load_karpathy
 
+    if len(files) > 1:
+        raise ValueError(
+            f"{source.label} are in Karpathy's format: open each file with `load_pairs`, and put them together with "
+            "`mix_pairs`."
+        )
+    (path,) = files
     if source.streaming or "://" in path:
         raise ValueError(f"{path!r} is in Karpathy's format, which is read as a whole, from a local file.")
     if source.split is not None:
@@ -305,7 +323,7 @@ def _open_karpathy(source: Source, path: str, folder: str | None) -> PairDataset
 
 
 def _read_json_list(path: str, storage_options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A list of objects, as ALBEF's annotations are, of which each may have its `caption` as a text or as a list."""
+    """A list of objects, as ALBEF's annotations are."""
     try:
         with open_to_read(path, storage_options) as file:
             rows = json.load(file)
@@ -313,6 +331,11 @@ def _read_json_list(path: str, storage_options: Mapping[str, Any]) -> list[dict[
         raise ValueError(f"{path!r} is no JSON file: {error}") from error
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f'{path!r} has to hold a list of objects, [{{"image": ..., "caption": ...}}, ...].')
+    return rows
+
+
+def _alike(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the same names, and under each with values of one type, as far as that can be done."""
     names = dict.fromkeys(name for row in rows for name in row)
     for name in names:
         kinds = {type(row.get(name)) for row in rows} - {type(None)}
@@ -327,7 +350,7 @@ def _read_json_list(path: str, storage_options: Mapping[str, Any]) -> list[dict[
 
 def _list_dataset(rows: list[dict[str, Any]], streaming: bool) -> Dataset | IterableDataset:
     images = [row.get("image") for row in rows]
-    if "pair_id" not in rows[0] and "image_id" not in rows[0] and len(set(map(str, images))) < len(rows):
+    if "pair_id" not in rows[0] and _image_id_column(rows) is None and len(set(map(str, images))) < len(rows):
         # One row for each caption: rows of one image belong together.
         rows = [{**row, "pair_id": str(row.get("image"))} for row in rows]
     try:
@@ -338,8 +361,9 @@ def _list_dataset(rows: list[dict[str, Any]], streaming: bool) -> Dataset | Iter
 
 
 def _image_id_column(rows: list[dict[str, Any]]) -> str | None:
-    """ALBEF's name for what its rows of one image have in common."""
-    return "image_id" if "image_id" in rows[0] and "pair_id" not in rows[0] else None
+    """ALBEF's name for what its rows of one image have in common, if all have it."""
+    has_ids = "pair_id" not in rows[0] and all(row.get("image_id") is not None for row in rows)
+    return "image_id" if has_ids else None
 
 
 # Tables --------------------------------------------------------------------------------------------------------------
@@ -359,7 +383,7 @@ def _table_arguments(source: Source, path: str, suffix: str) -> dict[str, Any]:
         arguments |= {"sep": "\t", "quoting": csv.QUOTE_NONE}
     names = source.column_names
     if names is None and suffix == ".tsv":
-        names = _guess_names(path, source.storage_options)
+        names = _guess_names(path, source.file_options)
     return arguments if names is None else {**arguments, "column_names": list(names), "header": None}
 
 

@@ -13,10 +13,13 @@ import fsspec.asyn
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from transformers.utils import logging
 
 from .pairs import hash_63_bits
 from .seeding import ROW_SEED
 
+
+logger = logging.get_logger(__name__)
 
 # The column in which a row says how far its reader has come, and the entry of a batch that says so of its last row.
 PLACE = "__stream_place__"
@@ -93,7 +96,8 @@ class SeededStream(torch.utils.data.IterableDataset):
             Each has a shuffle buffer of its own, if there is one.
 
     Raises:
-        ValueError: if the data set is split by node already, or an argument is out of its range.
+        ValueError: if the data set is split by node already, if several processes would each shuffle it by a seed of
+            their own, or if an argument is out of its range.
 
     Example:
 
@@ -124,6 +128,8 @@ class SeededStream(torch.utils.data.IterableDataset):
                 "The stream is split by node already (`split_dataset_by_node`), and would be split a second time. "
                 "Pass the whole stream: its shards are split over processes and workers here."
             )
+        if self._has_shards and _has_no_seed(dataset._ex_iterable):
+            _complain_of_no_seed(world_size)
         self.dataset = dataset
         self.seed = seed
         self.rank = rank
@@ -318,6 +324,30 @@ class SeededStream(torch.utils.data.IterableDataset):
     def begin_anew(self) -> None:
         """Forgets the state that was loaded."""
         self.load_state_dict({})
+
+
+def _has_no_seed(iterable: Any) -> bool:
+    """Whether a stream of `datasets` is shuffled by what the operating system drew in this process."""
+    bits = getattr(getattr(iterable, "generator", None), "bit_generator", None)
+    entropy = getattr(getattr(bits, "seed_seq", None), "entropy", None)
+    # That has 128 bits, and a seed that was given has 64 at most.
+    if isinstance(entropy, int) and entropy >= 2**64:
+        return True
+    parts = [*getattr(iterable, "ex_iterables", ()), getattr(iterable, "ex_iterable", None)]
+    return any(_has_no_seed(part) for part in parts if part is not None)
+
+
+def _complain_of_no_seed(world_size: int) -> None:
+    problem = "The stream is shuffled without a seed (`dataset.shuffle(...)`)"
+    remedy = "Pass one, the same everywhere: `dataset.shuffle(seed=42, buffer_size=1000)`."
+    if world_size > 1:
+        raise ValueError(
+            f"{problem}, so that each process would have an order of its own: some pairs would be read by several of "
+            f"them, and others by none. {remedy}"
+        )
+    logger.warning(
+        f"{problem}, so that a resumed run will read another order: pairs are lost, others repeated. {remedy}"
+    )
 
 
 def _collate(collator: Callable[[list[dict]], Any], rows: list[dict[str, Any]]) -> Any:

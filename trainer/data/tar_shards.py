@@ -17,6 +17,7 @@ import fsspec
 from datasets import Dataset, Features, Image, IterableDataset, List, Value
 from transformers.utils import logging
 
+from ..text import without_secrets
 from .patience import open_to_read
 
 
@@ -143,7 +144,7 @@ def _samples(file: IO[bytes], shard: str) -> Iterator[dict[str, Any]]:
     # A header may say nonsense, or thousands of headers each something of the next, which `tarfile` reads within one
     # another.
     except (tarfile.TarError, EOFError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
-        logger.warning(f"The shard {shard!r} is damaged, and is read up to there: {error}.")
+        logger.warning(f"The shard {without_secrets(shard)!r} is damaged, and is read up to there: {error}.")
     if sample:
         yield sample
 

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from ..data.pairs import undecoded
 from ..data.transforms import ImageDecodingError, decode_image
 from ..evaluation.reranking import find_matching_model, match_pairs
-from ..paths import check_saved_dataset
+from ..paths import check_saved_dataset, read_json
 from .embed import (
     EMBEDS,
     IMAGE_EMBEDS,
@@ -445,9 +445,7 @@ class SaclSearcher:
         ```
         """
         folder = Path(folder)
-        if not (folder / SETTINGS).is_file():
-            raise FileNotFoundError(f"There is no {SETTINGS} in {folder}: a searcher was not saved there to its end.")
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        settings = read_settings(folder)
         check_saved_dataset(folder / "dataset")
         dataset = datasets.load_from_disk(str(folder / "dataset"))
         columns = [column for column in EMBEDS if column in dataset.column_names]
@@ -635,6 +633,31 @@ def _name_of(model: nn.Module) -> str:
 
 def _index_file(folder: Path, column: str) -> Path:
     return folder / f"{column}.faiss"
+
+
+def read_settings(folder: str | os.PathLike) -> dict[str, Any]:
+    """
+    What [`SaclSearcher.save_pretrained`] says of the data set and the indexes beside it.
+
+    Args:
+        folder (`str` or `os.PathLike`): Where it was saved.
+
+    Raises:
+        FileNotFoundError: if it was not saved there to its end.
+        ValueError: if the file says something else.
+    """
+    file = Path(folder, SETTINGS)
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no {SETTINGS} in {folder}: a searcher was not saved there to its end.")
+    settings = read_json(file)
+    known = {"rows": int, "model": str, "image_column": str | None, "caption_column": str | None, "columns": dict}
+    for name, kind in {**known, "max_length": int | None}.items():
+        if not isinstance(settings, dict) or name not in settings or not isinstance(settings[name], kind):
+            raise ValueError(f"{file} was not written by `SaclSearcher.save_pretrained`: there is no such `{name}`.")
+    for column, saved in settings["columns"].items():
+        if not isinstance(saved, dict) or {"dim", "embeddings", "index"} - saved.keys():
+            raise ValueError(f"{file} was not written by `SaclSearcher.save_pretrained`: look at {column!r:.100}.")
+    return settings
 
 
 def _load_index(file: Path, saved: dict[str, Any], num_rows: int) -> FaissEngine:

@@ -52,11 +52,12 @@ class UnimodalSelfSupervisionTerm(AdditiveTerm):
     has nothing to say, so this term, which shapes embeddings by content, weakens it.
 
     A second image is the training augmentation drawn again (the source compares the image as it is with an augmented
-    one). A second text is another caption of the pair if it has one, else the same with words left out or swapped (two
-    of the four operations of EDA, which the source takes). Second views go through the model in the same forward, as
-    rows behind the pairs; matching, language modeling, teacher and queue see the first views alone. The candidates are
-    the views of all processes. An image has only its own view as a positive: other rows with its pair id are no
-    negatives, but no positives either, since ids come from captions, and captions are what an attacker writes.
+    one: `view_transform` of [`PairCollator`]). A second text is another caption of the pair if it has one, else the
+    same with words left out or swapped (two of the four operations of EDA, which the source takes). Second views go
+    through the model in the same forward, as rows behind the pairs; matching, language modeling, teacher and queue see
+    the first views alone. The candidates are the views of all processes. An image has only its own view as a positive:
+    other rows with its pair id are no negatives, but no positives either, since ids come from captions, and captions
+    are what an attacker writes.
 
     Source: Bansal et al., ICCV 2023 ([arXiv 2303.03323](https://huggingface.co/papers/2303.03323)), CleanCLIP.
     """
