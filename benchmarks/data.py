@@ -16,10 +16,13 @@ from the same files, with the same tokenizer and no masking:
 Evaluation is a bicubic resize to a square, training a random crop of 0.5 to 1 of the area, bicubically resized,
 without further augmentation. Measured is the time that a processor worked (`time.process_time`), in one process, one
 thread: on a busy machine it is nearer to the truth than the clock. Rounds go over all loaders in turn; the first does
-not count. Writes benchmarks/results/data.md.
+not count. Writes benchmarks/results/data.md. Photographs as cameras make them, of which fewer pixels are enough:
+
+    python benchmarks/data.py --sides 1500 2000 --formats JPEG --sources folder --images 32 --name data_large
 """
 
 import argparse
+import importlib.metadata
 import io
 import itertools
 import json
@@ -71,9 +74,9 @@ WORDS = "a red blue green bus cat dog house in on under the rain street park wit
 # Files -----------------------------------------------------------------------------------------------------------
 
 
-def photograph(generator: np.random.Generator) -> PIL.Image.Image:
+def photograph(generator: np.random.Generator, shortest: int, longest: int) -> PIL.Image.Image:
     """Colours that change over all scales, some things with edges, and the noise of a sensor."""
-    width, height = (int(side) for side in generator.integers(500, 641, size=2))
+    width, height = (int(side) for side in generator.integers(shortest, longest + 1, size=2))
     picture = np.zeros((height, width, 3), np.float32)
     for octave in range(1, 10):
         coarse = generator.standard_normal((1, 3, 2**octave, 2**octave), dtype=np.float32)
@@ -83,7 +86,7 @@ def photograph(generator: np.random.Generator) -> PIL.Image.Image:
     rows, columns = np.mgrid[:height, :width]
     for _ in range(20):
         row, column = generator.uniform(0, height), generator.uniform(0, width)
-        radius, squareness = generator.uniform(10, 120), generator.uniform(1, 6)
+        radius, squareness = generator.uniform(10, 120) * longest / 640, generator.uniform(1, 6)
         distance = np.abs((rows - row) / radius) ** squareness + np.abs((columns - column) / radius) ** squareness
         picture[distance < 1] = 0.5 * picture[distance < 1] + 0.5 * generator.uniform(0, 1, size=3)
     picture += 0.02 * generator.standard_normal(picture.shape, dtype=np.float32)
@@ -128,13 +131,16 @@ def write_tar(folder: Path, images: list[bytes], captions: list[str], suffix: st
 WRITERS = {"folder": write_folder, "parquet": write_parquet, "tar": write_tar}
 
 
-def write_sources(root: Path, num_images: int, seed: int) -> dict[str, int]:
+def write_sources(
+    root: Path, formats: Sequence[str], num_images: int, sides: Sequence[int], seed: int
+) -> dict[str, int]:
     """Writes the same pictures in all formats to all sources; returns the mean size of a file for each format."""
     generator = np.random.default_rng(seed)
-    pictures = [photograph(generator) for _ in range(num_images)]
+    pictures = [photograph(generator, *sides) for _ in range(num_images)]
     captions = [" ".join(generator.choice(WORDS, size=10)) for _ in pictures]
     sizes = {}
-    for image_format, (suffix, _) in FORMATS.items():
+    for image_format in formats:
+        suffix = FORMATS[image_format][0]
         images = [encoded(picture, image_format) for picture in pictures]
         sizes[image_format] = sum(map(len, images)) // len(images)
         for source, write in WRITERS.items():
@@ -366,6 +372,8 @@ def main() -> None:
     parser.add_argument("--sources", nargs="+", default=list(ROWS), choices=ROWS)
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 256, 384])
     parser.add_argument("--modes", nargs="+", default=["training", "evaluation"], choices=["training", "evaluation"])
+    parser.add_argument("--sides", type=int, nargs=2, default=[500, 640], help="shortest and longest of a picture")
+    parser.add_argument("--name", default="data", help="of the file with the results")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.images % args.batch_size:
@@ -376,7 +384,7 @@ def main() -> None:
     load, rows, tokenizer = os.getloadavg()[0], [], make_tokenizer()
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        bytes_of = write_sources(root, args.images, args.seed)
+        bytes_of = write_sources(root, args.formats, args.images, args.sides, args.seed)
         for mode, image_format, source, size in itertools.product(args.modes, args.formats, args.sources, args.sizes):
             folder = root / source / FORMATS[image_format][0]
             case = Case(folder, source, size, mode, args.images, args.batch_size)
@@ -385,15 +393,18 @@ def main() -> None:
             print(rows[-1], flush=True)
 
     kilobytes = ", ".join(f"{name} {size / 1000:.0f} kB" for name, size in bytes_of.items())
+    packages = ("torchvision", "pillow", "open_clip_torch", "webdataset", "datasets")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     lines = [
         f"Images a second of processor time, the median of {args.rounds} rounds of {args.images} images; and how many "
-        "times as many as the fastest of the others: the median, and the smallest and largest of a round. Mean size "
-        f"of a file: {kilobytes}. The load average of the machine went from {load:.1f} to {os.getloadavg()[0]:.1f} on "
-        f"{os.cpu_count()} processors.",
+        "times as many as the fastest of the others: the median, and the smallest and largest of a round. Pictures "
+        f"of {args.sides[0]} to {args.sides[1]} pixels a side; mean size of a file: {kilobytes}. "
+        f"The load average of the machine went from {load:.1f} to {os.getloadavg()[0]:.1f} on "
+        f"{os.cpu_count()} processors. {versions}.",
         "",
         *table(["mode", "format", "from", "px", *LOADERS, "ours / fastest other"], rows, text_columns=3),
     ]
-    write_results(__file__, "Loading pairs", lines, threads=1)
+    write_results(f"{args.name}.py", "Loading pairs", lines, threads=1)
 
 
 if __name__ == "__main__":
