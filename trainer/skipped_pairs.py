@@ -174,7 +174,8 @@ class _PairList:
             whole += len(line)
             with suppress(ValueError, TypeError, KeyError, RecursionError):
                 entry = json.loads(line)
-                self._known.add(_key(entry["pair_id"], entry["reason"]))
+                if isinstance(entry["reason"], str):
+                    self._known.add(_key(entry["pair_id"], entry["reason"]))
 
     def add(self, fresh: Iterable[tuple[int, SkippedPair]]) -> None:
         """Appends those that are new."""

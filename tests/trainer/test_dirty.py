@@ -419,9 +419,10 @@ class TestTraining:
         trainer.train()
         path = tmp_path / "run" / "skipped_pairs.jsonl"
         whole = path.read_text()
-        path.write_text("not of ours\n" + whole[:-10])
+        others = ["not of ours", '{"pair_id": 5, "reason": 0}']
+        path.write_text("\n".join([*others, whole[:-10]]))
         trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
-        assert sorted(path.read_text().splitlines()) == sorted(["not of ours", *whole.splitlines()])
+        assert sorted(path.read_text().splitlines()) == sorted([*others, *whole.splitlines()])
 
     def test_a_list_that_cannot_be_written_stops_nothing(self, make_dirty, tmp_path, caplog):
         (tmp_path / "run" / "skipped_pairs.jsonl").mkdir(parents=True)
