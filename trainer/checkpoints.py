@@ -28,7 +28,6 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from .distributed import gather
 from .paths import is_inside, read_json
 
 
@@ -388,54 +387,6 @@ def delete_old_checkpoints(run: str, newest: str, limit: int | None, best: str |
         # Half deleted, it must not pass for whole.
         unseal_checkpoint(folder)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-# The curves ------------------------------------------------------------------------------------------------------
-
-
-class PendingLogs:
-    """
-    What was measured since the last line of the log: a checkpoint between two lines carries it over, so that the next
-    line of a resumed run is that of the uninterrupted one. (With several processes, that holds for the loss; of its
-    parts, what the process that saves has measured until then stands for all.)
-
-    Args:
-        trainer ([`SaclTrainer`]):
-            The trainer whose measurements these are.
-    """
-
-    def __init__(self, trainer: Any):
-        self.trainer = trainer
-        self._restored: dict[str, torch.Tensor] = {}
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """
-        Sum of losses, number of steps, and the measurements one by one; empty right after a line. All processes have
-        to ask for it.
-        """
-        trainer = self.trainer
-        steps = trainer.state.global_step - trainer._globalstep_last_logged
-        if steps == 0:
-            return {}
-        metrics = {f"metrics.{name}": torch.stack(values) for name, values in trainer._metrics["train"].items()}
-        return {"steps": torch.tensor(steps), "loss": gather(trainer._tr_loss.detach()[None]).mean(), **metrics}
-
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Keeps the measurements until training begins, when the parent has set its own to zero."""
-        self._restored = dict(state)
-
-    def carry_over(self) -> None:
-        """Puts the restored measurements where the trainer goes on counting. To be called when training begins."""
-        trainer, state, self._restored = self.trainer, self._restored, {}
-        if not state:
-            return
-        trainer._globalstep_last_logged -= int(state["steps"])
-        trainer._tr_loss += state["loss"]
-        # The loss that `train` returns is the mean over its own steps.
-        trainer._total_loss_scalar -= state["loss"].item()
-        for name, values in state.items():
-            if name.startswith("metrics."):
-                trainer._metrics["train"][name.removeprefix("metrics.")].extend(values.unbind())
 
 
 @contextmanager

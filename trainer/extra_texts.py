@@ -1,7 +1,7 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """Texts beyond the pairs' own, such as hard negatives: embedded in the same forward as the texts of the pairs."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from transformers.utils import ModelOutput
@@ -12,6 +12,12 @@ from .objectives import ExtraTexts, TextFeatures
 
 # What a text is to any text tower, as far as the tower takes it.
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+
+# Where they come from.
+EXTRA_TEXTS_HINTS = {
+    "negative": "`PairCollator(processor, negative_caption=swap_words)` makes them.",
+    "further": "`PairCollator(processor, captions_per_image=2)` draws them.",
+}
 
 
 def with_extra_texts(
@@ -70,7 +76,7 @@ def part_texts(outputs: ModelOutput, pairs: int) -> ModelOutput:
 
 
 def compare_extra_texts(
-    embeds: torch.Tensor, inputs: dict[str, torch.Tensor], kind: str, counts: list[int], local: bool
+    embeds: torch.Tensor, inputs: Mapping[str, torch.Tensor], kind: str, counts: list[int], local: bool
 ) -> ExtraTexts:
     r"""
     The further texts of all processes.

@@ -156,6 +156,13 @@ class Guide:
         return fingerprint_of(self.model, self.processor)
 
 
+def as_guide(given: Guide | nn.Module | str | None, processor: Any = None) -> Guide | None:
+    """The guide that a trainer is given: itself, by name, or as a bare model, which is taken to share `processor`."""
+    if given is None or isinstance(given, Guide):
+        return given
+    return Guide.from_pretrained(given) if isinstance(given, str) else Guide(given, processor)
+
+
 def check_guided(objective: str, dataset: Any) -> None:
     """Raises a ValueError if training pairs have no features of the guide that the objective needs."""
     columns = getattr(dataset, "column_names", None)

@@ -3,76 +3,66 @@
 
 import inspect
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from accelerate.data_loader import prepare_data_loader
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForPreTraining,
-    AutoProcessor,
-    PreTrainedModel,
-    ProcessorMixin,
-    TrainerCallback,
-)
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.utils import ModelOutput, is_peft_available, logging
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin, TrainerCallback
+from transformers.utils import ModelOutput
 
 from modeling_sacl.loss_sacl import contrastive_logits
 
-from .checkpoints import (
-    PendingLogs,
+from .contrast import (
+    GlobalBatch,
+    Outputs,
+    guide_features_of,
+    logit_bias_of,
+    logit_scale_of,
+    normalized,
+    parameter_named,
 )
-from .data import PairCollator, SeededPairs, SeededStream, SkippedPair, swap_words, undecoded, with_pair_ids
-from .data.usable import usable_rows
-from .distributed import gather, row_counts
+from .curves import Curves, PendingLogs
+from .data import SkippedPair
 from .embedding import dual_encoder
 from .evaluation import Relevance, evaluate_retrieval
-from .extra_texts import compare_extra_texts, part_texts, with_extra_texts
-from .faults import SteadyClock, data_faults_explained, limit_waiting
-from .grad_cache import RandomState, split_batch
-from .guide import GUIDE_COLUMNS, Guide, add_guide_features, check_guided
-from .locked import cache_locked_towers, cached_towers, check_cacheable, lock_towers, without_tower_features
+from .extra_texts import EXTRA_TEXTS_HINTS, part_texts, with_extra_texts
+from .faults import SteadyClock, data_faults_explained
+from .grad_cache import GradientCache, join_embeddings, share_of_chunk, split_batch
+from .guide import Guide, as_guide, check_guided
+from .locked import cache_locked_towers, cached_towers, check_cacheable, lock_towers
 from .momentum import FrozenCopy, MomentumTeacher
 from .objectives import (
     OBJECTIVES,
-    Comparison,
     ContrastiveBatch,
     ContrastiveObjective,
-    ExtraTexts,
     InfoNCEObjective,
     ObjectiveOutput,
     distillation_loss,
 )
+from .preparation import (
+    check_collator,
+    check_deepspeed,
+    default_collator,
+    load_model,
+    warn_of_accumulation,
+    with_adapters,
+)
 from .queue import FeatureQueue, PairFeatures
-from .sacl_config import GUIDE_SCHEDULES, SaclTrainingArguments
+from .reading import ReadingTrainer, evaluation_pairs, training_pairs
+from .sacl_config import SaclTrainingArguments
 from .saving import SavingTrainer
-from .sharding import gathered, make_sliceable, shard_beside, slice_again, whole
+from .schedules import Moment
+from .sharding import gathered, make_sliceable, shard_beside, slice_again
 from .skipped_pairs import SkippedPairs, counts_by_reason, take_skipped
 from .stability import NonFiniteGuard
-from .terms import TERMS, Mixture, TermBatch
-from .terms.mixup import mixture_of
-from .terms.rows import VIEW, append_rows, extra_rows, take_rows_off
+from .terms import TERMS
+from .terms.rows import append_rows, extra_rows, take_rows_off
 
 
-logger = logging.get_logger(__name__)
-
-# What the contrast sees of a pair; the last only where an objective needs it.
-EMBEDDINGS = ("image_embeds", "text_embeds", "extra_text_embeds")
-# Where texts beyond those of the pairs come from.
-EXTRA_TEXTS_HINTS = {
-    "negative": "`PairCollator(processor, negative_caption=swap_words)` makes them.",
-    "further": "`PairCollator(processor, captions_per_image=2)` draws them.",
-}
-
-
-class SaclTrainer(SavingTrainer):
+class SaclTrainer(ReadingTrainer, SavingTrainer):
     r"""
     Trainer for contrastive image-text models: SACL pre-training and fine-tuning, and the baselines beside it.
 
@@ -145,9 +135,6 @@ class SaclTrainer(SavingTrainer):
     _name = "SACL"
     # Every loss here is a mean over its batch, so gradient accumulation has to divide it.
     loss_is_scaled_for_ga = False
-    data_collator: Callable[[list[dict]], dict[str, torch.Tensor]]
-    train_dataset: Any
-    eval_dataset: Any
 
     def __init__(
         self,
@@ -170,9 +157,9 @@ class SaclTrainer(SavingTrainer):
         if isinstance(model, str):
             if processing_class is None:
                 processing_class = AutoProcessor.from_pretrained(model, trust_remote_code=False)
-            model = _load_model(model)
+            model = load_model(model)
         if peft_config is not None:
-            model = _with_adapters(model, peft_config)
+            model = with_adapters(model, peft_config)
         base_model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._forward_arguments = set(inspect.signature(base_model.forward).parameters)
         self._has_fusion = "with_itm" in self._forward_arguments
@@ -181,24 +168,14 @@ class SaclTrainer(SavingTrainer):
         if processing_class is None:
             processing_class = getattr(data_collator, "processor", None)
         if data_collator is None:
-            if processing_class is None:
-                raise ValueError(
-                    "Pass the model's processor as `processing_class`, or a `data_collator`: without either, images "
-                    "and captions cannot become a batch."
-                )
-            data_collator = self._default_collator(model, processing_class, args)
-        _warn_of_padding(data_collator, model)
-        _check_views(data_collator, args)
-        if guide_model is not None and not isinstance(guide_model, Guide):
-            if isinstance(guide_model, str):
-                guide_model = Guide.from_pretrained(guide_model)
-            else:
-                guide_model = Guide(guide_model, processing_class)
+            data_collator = default_collator(model, processing_class, args, masks_text=self._masks_text(args))
+        check_collator(data_collator, model, args)
+        guide = as_guide(guide_model, processing_class)
         super().__init__(
             model=model,
             args=args,
             data_collator=data_collator,
-            train_dataset=None if train_dataset is None else self._guided(with_pair_ids(train_dataset), guide_model),
+            train_dataset=training_pairs(train_dataset, guide),
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             compute_metrics=compute_metrics,
@@ -230,49 +207,19 @@ class SaclTrainer(SavingTrainer):
         # Guide features of the queued pairs, row by row beside the queue.
         self.guide_queue = FeatureQueue(args.queue_size) if args.queue_size > 0 else None
         self._fresh_features: list[tuple[PairFeatures, PairFeatures | None]] = []
-        self._metrics: dict[str, dict[str, list[torch.Tensor]]] = {
-            "train": defaultdict(list),
-            "eval": defaultdict(list),
-        }
-        self._pending_logs = PendingLogs(self)
+        self._curves = Curves(args.device)
+        self._pending_logs = PendingLogs(self, self._curves)
         keeps_list = self.is_world_process_zero()
         self.skipped_pairs = SkippedPairs(args.max_skipped_ratio, args.output_dir if keeps_list else None)
         self._skipped_in_evaluation: list[SkippedPair] = []
         self._training_clock = self._evaluation_clock = SteadyClock()
         self._num_evaluated = 0
-        self._seeded_pairs: SeededPairs | None = None
-        self._stream: SeededStream | None = None
         # On the CPU reading a number costs nothing.
         self._guard = NonFiniteGuard(args.nan_policy, deferred=args.device.type != "cpu")
-        _warn_of_accumulation(args)
+        warn_of_accumulation(args)
         if self.is_deepspeed_enabled:
-            _check_deepspeed(args)
+            check_deepspeed(args)
         self.add_callback(_TrainingEvents(self))
-
-    def _default_collator(
-        self, model: nn.Module, processor: ProcessorMixin, args: SaclTrainingArguments
-    ) -> PairCollator:
-        mlm_probability = args.mlm_probability if self._masks_text(args) else 0.0
-        extra_texts: dict[str | None, dict[str, Any]] = {
-            "further": {"captions_per_image": args.captions_per_image},
-            "negative": {"negative_caption": swap_words},
-        }
-        options = extra_texts.get(OBJECTIVES[args.objective].extra_texts, {})
-        plain = PairCollator(processor, mlm_probability=mlm_probability, **options).for_model(model)
-        if plain.image_size() is None:
-            logger.warning(
-                f"{type(processor.image_processor).__name__} gives each image a shape of its own, so images are not "
-                "augmented. Pass `data_collator=PairCollator(processor, image_transform=...)` to augment them."
-            )
-            return _with_views(plain, args)
-        collator = plain.for_training()
-        # A quarter of the bytes on their way to it; on the CPU that is what workers are for.
-        on_device = args.device.type != "cpu" and collator.can_leave_normalizing
-        return _with_views(replace(collator, normalize=not on_device), args)
-
-    def _guided(self, dataset: Any, guide: Guide | None) -> Any:
-        """The training pairs, undecoded, with the features of the guide if there is one."""
-        return undecoded(dataset if guide is None else add_guide_features(dataset, guide))
 
     def _prepare_for_slicing(self) -> set[str]:
         """Scalars get a dimension; what no loss trains is frozen, since a sharded optimiser resumes all or nothing."""
@@ -309,13 +256,14 @@ class SaclTrainer(SavingTrainer):
         inputs = self._prepare_for_terms(inputs, training=model.training)
         teacher_outputs = self._ask_teacher(inputs)
         outputs = self._ask_model(model, inputs, teacher_outputs)
-        counts = row_counts(inputs["pair_ids"])
-        contrast = self._contrast(outputs, teacher_outputs, inputs, counts, self._ask_reference(inputs))
+        everyones = GlobalBatch(inputs, local=self.args.local_loss)
+        contrast = self._contrast(outputs, teacher_outputs, self._ask_reference(inputs), everyones)
         losses = {**contrast.losses, **self._fusion_losses(outputs, teacher_outputs, inputs)}
 
-        loss = self._weighted_sum(losses) * _share_of_process(counts, len(inputs["pair_ids"]))
+        loss = self._weighted_sum(losses) * everyones.share()
         if self._watch(losses, inputs, training=model.training):
-            self._record({**losses, **contrast.metrics, **self._diagnostics(outputs)}, training=model.training)
+            recorded = {**losses, **contrast.metrics, **self._diagnostics(outputs)}
+            self._curves.record(recorded, training=model.training)
         else:
             loss = loss.nan_to_num(0.0, 0.0, 0.0)
         return (loss, outputs) if return_outputs else loss
@@ -346,67 +294,64 @@ class SaclTrainer(SavingTrainer):
         chunks = split_batch(inputs, chunk_size)
         teachers = [self._ask_teacher(chunk) for chunk in chunks]
         references = [self._ask_reference(chunk) for chunk in chunks]
-        random_states, embeddings = [], []
-        for chunk in chunks:
-            random_states.append(RandomState())
-            with torch.no_grad():
-                embeddings.append(self._call_once(model, chunk, with_mlm=False, with_itm=False))
-
-        cached = _concatenated(embeddings)
-        per_row = list(cached)
-        cached |= {name: value.detach().clone() for name, value in self._scalars_of_contrast(embeddings[0]).items()}
-        leaves = [tensor.requires_grad_() for tensor in cached.values()]
-        teacher_outputs = None if self.teacher is None else _concatenated(teachers)
-        reference_outputs = None if self.reference is None else _concatenated(references)
-        counts = row_counts(inputs["pair_ids"])
-        contrast = self._contrast(cached, teacher_outputs, inputs, counts, reference_outputs)
-        gradients = dict(zip(cached, torch.autograd.grad(self._weighted_sum(contrast.losses), leaves), strict=True))
+        embed = partial(self._call_once, model, with_mlm=False, with_itm=False)
+        cache = GradientCache(chunks, embed, self._scalars_of_contrast)
+        everyones = GlobalBatch(inputs, local=self.args.local_loss)
+        teacher_embeddings = None if self.teacher is None else join_embeddings(teachers)
+        reference_embeddings = None if self.reference is None else join_embeddings(references)
+        contrast = self._contrast(cache.leaves, teacher_embeddings, reference_embeddings, everyones)
+        loss = self._weighted_sum(contrast.losses)
+        cache.take_gradient(loss)
         usable = self._watch(contrast.losses, inputs)
 
-        share = _share_of_process(counts, len(inputs["pair_ids"])) / self.current_gradient_accumulation_steps
+        share = everyones.share() / self.current_gradient_accumulation_steps
+        total = loss.detach() * share
         recorded = {**contrast.losses, **contrast.metrics}
-        total = self._weighted_sum(contrast.losses).detach() * share
-        for index, (chunk, teacher, state) in enumerate(zip(chunks, teachers, random_states, strict=True)):
-            last = index == len(chunks) - 1
-            with nullcontext() if last else self.accelerator.no_sync(model):
-                with state.replayed():
-                    outputs = self._ask_model(model, chunk, teacher)
-                losses = self._fusion_losses(outputs, teacher, chunk)
+        for index, (chunk, teacher_outputs) in enumerate(zip(chunks, teachers, strict=True)):
+            is_last = index == len(chunks) - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(model):
+                with cache.replayed(index):
+                    outputs = self._ask_model(model, chunk, teacher_outputs)
+                losses = self._fusion_losses(outputs, teacher_outputs, chunk)
                 usable = self._watch(losses, chunk) and usable
-                parts = {name: value * _share_of_chunk(name, chunk, inputs) for name, value in losses.items()}
+                parts = {name: value * share_of_chunk(name, chunk, inputs) for name, value in losses.items()}
                 fusion = self._weighted_sum(parts) * share
-                rows = slice(index * chunk_size, (index + 1) * chunk_size)
-                carried = sum((outputs[name] * gradients[name][rows]).sum() for name in per_row)
-                if index == 0:
-                    scalars = self._scalars_of_contrast(outputs)
-                    carried = carried + sum(value * gradients[name] for name, value in scalars.items())
-                self.accelerator.backward(carried * share + fusion)
+                self.accelerator.backward(cache.carried(index, outputs) * share + fusion)
             total = total + fusion.detach()
             recorded.update({name: recorded.get(name, 0) + part.detach() for name, part in parts.items()})
             if usable:
-                self._record(self._diagnostics(outputs), training=True)
+                self._curves.record(self._diagnostics(outputs))
         if usable:
-            self._record(recorded, training=True)
+            self._curves.record(recorded)
         return total if usable else total.nan_to_num(0.0, 0.0, 0.0)
 
     def _weighted_sum(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         weighted = [getattr(self.args, name.replace("_loss", "_weight")) * value for name, value in losses.items()]
         return torch.stack(weighted).sum() if weighted else torch.zeros((), device=self.args.device)
 
-    def _keep_for_queue(self, batch: ContrastiveBatch) -> None:
-        """The features of the global batch enter the queue when the optimiser has moved the model."""
-        if self.model.training and self.queue is not None:
-            features = (batch.student if batch.teacher is None else batch.teacher).candidates[0]
-            guide_features = None if batch.guide is None else batch.guide.candidates[0]
-            self._fresh_features.append((PairFeatures(*(tensor.detach() for tensor in features)), guide_features))
+    def _watch(self, losses: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor], training: bool = True) -> bool:
+        """Whether the batch can be used (see `nan_policy`)."""
+        return self._guard.watch(losses, inputs["pair_ids"], self.state.global_step, training)
+
+    def _now(self) -> Moment:
+        """What the schedules say, to a model that learns or is evaluated."""
+        return Moment(self.args, self.state.global_step, self.state.max_steps, self.is_in_train, self.model.training)
+
+    # ----------------------------------------------------------------------------- asking teacher and model
 
     def _ask_teacher(self, inputs: dict[str, torch.Tensor]) -> ModelOutput | None:
         if self.teacher is None:
             return None
         # Until it distils, only its embeddings are of use.
-        with_mlm = self._distillation_weight() > 0
+        with_mlm = self._now().distillation_weight > 0
         with self._teacher_precision():
             return self._call(self.teacher, self.teacher.model, inputs, with_mlm=with_mlm, with_itm=False)
+
+    def _teacher_precision(self) -> AbstractContextManager:
+        """The precision of the model, whose forward `accelerate` wraps and the teacher's not; or bfloat16."""
+        if self.args.teacher_bf16:
+            return torch.autocast(self.args.device.type, dtype=torch.bfloat16)
+        return self.accelerator.autocast()
 
     def _ask_reference(self, inputs: dict[str, torch.Tensor]) -> ModelOutput | None:
         """What the model of the beginning says of the pairs, if a term compares with it."""
@@ -415,34 +360,21 @@ class SaclTrainer(SavingTrainer):
         with self.accelerator.autocast():
             return self._call(self.reference, self.reference.model, inputs, with_mlm=False, with_itm=False)
 
-    def _teacher_precision(self) -> AbstractContextManager:
-        """The precision of the model, whose forward `accelerate` wraps and the teacher's not; or bfloat16."""
-        if self.args.teacher_bf16:
-            return torch.autocast(self.args.device.type, dtype=torch.bfloat16)
-        return self.accelerator.autocast()
-
     def _ask_model(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], teacher_outputs: ModelOutput | None
     ) -> ModelOutput:
         """Calls the model once, so that the hooks of data-parallel wrappers see one forward per step."""
-        similarity = None
+        similarity, now = None, self._now()
         if teacher_outputs is not None:
-            similarity = contrastive_logits(*_normalized(teacher_outputs))
+            similarity = contrastive_logits(*normalized(teacher_outputs))
         return self._call_once(
             model,
             inputs,
             with_itm=self.args.itm_weight > 0,
-            hard_negative_strength=self._regulation_strength() if self.args.regulate_hard_negatives else 0.0,
+            hard_negative_strength=now.regulation_strength() if self.args.regulate_hard_negatives else 0.0,
             hard_negative_similarity=similarity,
-            hard_negative_share=self._ramp(self.args.hard_negative_warmup),
+            hard_negative_share=now.hard_negative_share,
         )
-
-    def _call(
-        self, model: Callable[..., ModelOutput], unwrapped: nn.Module, inputs: dict[str, torch.Tensor], **options: Any
-    ) -> ModelOutput:
-        """Calls a model, whose locked towers answer with their features where the batch has them."""
-        with cached_towers(unwrapped, inputs) as inputs:
-            return model(**self._model_inputs(inputs, **options))
 
     def _call_once(
         self, model: Callable[..., ModelOutput], inputs: dict[str, torch.Tensor], **options: Any
@@ -459,21 +391,12 @@ class SaclTrainer(SavingTrainer):
         outputs = take_rows_off(self._call(model, self.model, inputs, **extra, **options), given, self._further_rows)
         return outputs if kind is None else part_texts(outputs, len(given["pair_ids"]))
 
-    def _extra_texts(self) -> str | None:
-        return getattr(self.objective, "extra_texts", None)
-
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """On the device, where pixels are normalised that the collator has left as they are."""
-        inputs = super()._prepare_inputs(inputs)
-        if not isinstance(self.data_collator, PairCollator) or self.data_collator.normalize:
-            return inputs
-        # Once more, since what is normalised may have to be of another type (DeepSpeed).
-        return super()._prepare_inputs(self.data_collator.normalized(inputs))
-
-    def _embed(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings of a batch by the model, of unit length."""
-        inputs = self._prepare_inputs(inputs)
-        return _normalized(self._call(self.model, self.model, inputs, with_mlm=False, with_itm=False))
+    def _call(
+        self, model: Callable[..., ModelOutput], unwrapped: nn.Module, inputs: dict[str, torch.Tensor], **options: Any
+    ) -> ModelOutput:
+        """Calls a model, whose locked towers answer with their features where the batch has them."""
+        with cached_towers(unwrapped, inputs) as inputs:
+            return model(**self._model_inputs(inputs, **options))
 
     def _model_inputs(self, inputs: dict[str, torch.Tensor], with_mlm: bool = True, **options: Any) -> dict[str, Any]:
         """What the forward of this model takes; a dual encoder without heads knows nothing of pairs and masks."""
@@ -481,41 +404,14 @@ class SaclTrainer(SavingTrainer):
             inputs = {name: value for name, value in inputs.items() if not name.startswith("mlm_")}
         return {name: value for name, value in {**inputs, **options}.items() if name in self._forward_arguments}
 
-    def _contrast(
-        self,
-        outputs: ModelOutput | dict[str, torch.Tensor],
-        teacher_outputs: ModelOutput | dict[str, torch.Tensor] | None,
-        inputs: dict[str, torch.Tensor],
-        counts: list[int],
-        reference_outputs: ModelOutput | dict[str, torch.Tensor] | None = None,
-    ) -> ObjectiveOutput:
-        """
-        The losses and metrics of the objective, and of the terms beside it: what the model, the teacher, the guide and
-        the model of the beginning say of the batch.
-        """
-        pair_ids, guide = inputs["pair_ids"], _guide_features(inputs)
-        guide_share = 0.0 if guide is None else self._guide_share()
-        asks_guide = guide_share > 0 or self._needs_guide()
-        teacher = None
-        if teacher_outputs is not None:
-            teacher = self._compare(PairFeatures(*_normalized(teacher_outputs), pair_ids), counts, self.queue)
-        batch = ContrastiveBatch(
-            student=self._compare(PairFeatures(*_normalized(outputs), pair_ids), counts, self.queue),
-            teacher=teacher,
-            guide=self._compare(guide, counts, self.guide_queue) if guide is not None and asks_guide else None,
-            guide_share=guide_share,
-            # A guide knows from the start what an early model does not.
-            regulation_strength=self._regulation_strength(warmed_up=guide is not None),
-            distillation_weight=self._distillation_weight(),
-            extra_texts=self._compare_extra_texts(outputs, inputs, counts),
-            **self._scalars_of_contrast(outputs),
-        )
-        self._keep_for_queue(batch)
-        result = self._objective_of(batch)(batch, block_size=self.args.loss_block_size)
-        for part in self._ask_terms(batch, outputs, reference_outputs, inputs, counts):
-            result.losses |= part.losses
-            result.metrics |= part.metrics
-        return result
+    def _embed(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings of a batch by the model, of unit length."""
+        inputs = self._prepare_inputs(inputs)
+        return normalized(self._call(self.model, self.model, inputs, with_mlm=False, with_itm=False))
+
+    def _extra_texts(self) -> str | None:
+        # What takes the objective's place, to watch it, may be a function.
+        return getattr(self.objective, "extra_texts", None)
 
     def _prepare_for_terms(self, inputs: dict[str, torch.Tensor], training: bool = True) -> dict[str, torch.Tensor]:
         """A batch of the training with what terms add to it; one of an evaluation as it is."""
@@ -523,41 +419,72 @@ class SaclTrainer(SavingTrainer):
             inputs = term.prepare(inputs)
         return inputs
 
-    def _ask_terms(
+    def _set_patch_selection(self) -> None:
+        """Has the image towers drop more and more patches."""
+        for model in (self.model, *self._copies()):
+            tower = getattr(dual_encoder(model), "vision_model", None)
+            if hasattr(tower, "patch_selection_share"):
+                tower.patch_selection_share = self._now().patch_selection_share
+
+    def _copies(self) -> list[nn.Module]:
+        """The models beside the one in training."""
+        return [kept.model for kept in (self.teacher, self.reference) if kept is not None]
+
+    # ------------------------------------------------------------------------------- contrast, fusion losses
+
+    def _contrast(
         self,
-        batch: ContrastiveBatch,
-        outputs: ModelOutput | dict[str, torch.Tensor],
-        reference_outputs: ModelOutput | dict[str, torch.Tensor] | None,
-        inputs: dict[str, torch.Tensor],
-        counts: list[int],
-    ) -> list[ObjectiveOutput]:
-        """What the terms beside the objective say of the batch."""
+        outputs: Outputs,
+        teacher_outputs: Outputs | None,
+        reference_outputs: Outputs | None,
+        everyones: GlobalBatch,
+    ) -> ObjectiveOutput:
+        """
+        The losses and metrics of the objective, and of the terms beside it: what the model, the teacher, the guide and
+        the model of the beginning say of the batch.
+        """
+        batch = self._compare(outputs, teacher_outputs, everyones)
+        self._keep_for_queue(batch)
+        result = self._objective_of(batch)(batch, block_size=self.args.loss_block_size)
         if not self.terms:
-            return []
-        reference = None
-        if reference_outputs is not None:
-            reference = self._compare(PairFeatures(*_normalized(reference_outputs), inputs["pair_ids"]), counts, None)
-        views = mixture = None
-        if "view_image_embeds" in outputs:
-            own = PairFeatures(*_normalized(outputs, VIEW), inputs["pair_ids"])
-            everyones = PairFeatures(*(gather(tensor, counts) for tensor in own))
-            views = (own if self.args.local_loss else everyones, everyones)
-        if "mixed_image_embeds" in outputs:
-            mixed = mixture_of(outputs, inputs)
-            all_mixed = Mixture(*(gather(tensor, counts) for tensor in mixed))
-            mixture = (mixed if self.args.local_loss else all_mixed, all_mixed)
-        seen = TermBatch(
-            # The objective's own comparison, without the queue: nothing is gathered twice.
-            student=Comparison(batch.student.anchors, batch.student.candidates[:1]),
-            logit_scale=batch.logit_scale,
-            reference=reference,
-            views=views,
-            mixture=mixture,
+            return result
+        seen = everyones.for_terms(batch, outputs, reference_outputs)
+        for term in self.terms:
+            if self.model.training or term.is_given(everyones.inputs):
+                part = term(seen)
+                result.losses |= part.losses
+                result.metrics |= part.metrics
+        return result
+
+    def _compare(self, outputs: Outputs, teacher_outputs: Outputs | None, everyones: GlobalBatch) -> ContrastiveBatch:
+        """The pairs of the batch among those of all processes and of the queue, by everyone who is asked."""
+        now = self._now()
+        queue, guide_queue = (self.queue, self.guide_queue) if self.model.training else (None, None)
+        guide, kind = guide_features_of(everyones.inputs), self._extra_texts()
+        guide_share = 0.0 if guide is None else now.guide_share
+        asks_guide = guide_share > 0 or self._needs_guide()
+        teacher = None if teacher_outputs is None else everyones.compare(everyones.pairs(teacher_outputs), queue)
+        return ContrastiveBatch(
+            student=everyones.compare(everyones.pairs(outputs), queue),
+            teacher=teacher,
+            guide=everyones.compare(guide, guide_queue) if guide is not None and asks_guide else None,
+            guide_share=guide_share,
+            # A guide knows from the start what an early model does not.
+            regulation_strength=now.regulation_strength(warmed_up=guide is not None),
+            distillation_weight=now.distillation_weight,
+            extra_texts=None if kind is None else everyones.compare_extra_texts(outputs, kind),
+            **self._scalars_of_contrast(outputs),
         )
-        return [term(seen) for term in self.terms if self.model.training or term.is_given(inputs)]
+
+    def _scalars_of_contrast(self, outputs: Outputs) -> dict[str, torch.Tensor]:
+        """What the logits are made of beside embeddings, by its name in a [`ContrastiveBatch`]."""
+        model = self.accelerator.unwrap_model(self.model)
+        scalars = {"logit_scale": logit_scale_of(model, outputs)}
+        if getattr(self.objective, "needs_logit_bias", False):
+            scalars["logit_bias"] = logit_bias_of(model, outputs, self.args.objective)
+        return scalars
 
     def _needs_guide(self) -> bool:
-        # What takes the objective's place, to watch it, may be a function.
         return getattr(self.objective, "needs_guide", False)
 
     def _objective_of(self, batch: ContrastiveBatch) -> ContrastiveObjective:
@@ -565,23 +492,12 @@ class SaclTrainer(SavingTrainer):
         guided = batch.guide is not None or not self._needs_guide()
         return self.objective if guided or self.model.training else InfoNCEObjective()
 
-    def _compare(self, features: PairFeatures, counts: list[int], queue: FeatureQueue | None) -> Comparison:
-        """Anchors of this process among the candidates of all processes, then of the queue."""
-        gathered = PairFeatures(*(gather(tensor, counts) for tensor in features))
-        queued = queue.features() if queue is not None and self.model.training else None
-        return Comparison(
-            anchors=features if self.args.local_loss else gathered,
-            candidates=(gathered,) if queued is None else (gathered, queued),
-        )
-
-    def _compare_extra_texts(
-        self, outputs: ModelOutput | dict[str, torch.Tensor], inputs: dict[str, torch.Tensor], counts: list[int]
-    ) -> ExtraTexts | None:
-        kind = self._extra_texts()
-        if kind is None:
-            return None
-        embeds = nn.functional.normalize(outputs["extra_text_embeds"], dim=-1)
-        return compare_extra_texts(embeds, inputs, kind, counts, local=self.args.local_loss)
+    def _keep_for_queue(self, batch: ContrastiveBatch) -> None:
+        """The features of the global batch enter the queue when the optimiser has moved the model."""
+        if self.model.training and self.queue is not None:
+            features = (batch.student if batch.teacher is None else batch.teacher).candidates[0]
+            guide_features = None if batch.guide is None else batch.guide.candidates[0]
+            self._fresh_features.append((PairFeatures(*(tensor.detach() for tensor in features)), guide_features))
 
     def _fusion_losses(
         self, outputs: ModelOutput, teacher_outputs: ModelOutput | None, inputs: dict[str, torch.Tensor]
@@ -592,7 +508,7 @@ class SaclTrainer(SavingTrainer):
             losses["itm_loss"] = outputs["itm_loss"]
         if outputs.get("mlm_loss") is not None and self.args.mlm_weight > 0:
             losses["mlm_loss"] = outputs["mlm_loss"]
-            share = self._distillation_weight()
+            share = self._now().distillation_weight
             if teacher_outputs is not None and share > 0:
                 distilled = distillation_loss(
                     outputs["mlm_logits"], teacher_outputs["mlm_logits"], inputs["mlm_labels"]
@@ -600,153 +516,19 @@ class SaclTrainer(SavingTrainer):
                 losses["mlm_loss"] = (1 - share) * outputs["mlm_loss"] + share * distilled
         return losses
 
-    def _logit_scale(self, outputs: ModelOutput) -> torch.Tensor:
-        if outputs.get("logit_scale") is not None:
-            return outputs["logit_scale"].view(())
-        parameter = self._parameter_named("logit_scale")
-        if parameter is None:
-            raise ValueError(
-                f"`{type(self.model).__name__}` has no parameter `logit_scale`, so the temperature of the contrast is "
-                "unknown: give the model one (the logarithm of the inverse temperature), or return `logit_scale`."
-            )
-        return whole(parameter).exp().view(())
+    @torch.no_grad()
+    def _diagnostics(self, outputs: ModelOutput) -> dict[str, torch.Tensor]:
+        """Temperature, and for matching the accuracy and the share of anchors without a hard negative."""
+        metrics = {"temperature": 1 / logit_scale_of(self.accelerator.unwrap_model(self.model), outputs)}
+        if outputs.get("itm_logits") is not None:
+            labels = outputs["itm_labels"]
+            counted = labels != -100
+            correct = (outputs["itm_logits"].argmax(dim=-1) == labels) & counted
+            metrics["itm_accuracy"] = correct.sum() / counted.sum()
+            metrics["itm_skipped_negatives"] = (~counted).sum()
+        return metrics
 
-    def _logit_bias(self, outputs: ModelOutput) -> torch.Tensor:
-        if outputs.get("logit_bias") is not None:
-            return outputs["logit_bias"].view(())
-        parameter = self._parameter_named("logit_bias")
-        if parameter is None:
-            raise ValueError(
-                f"The objective {self.args.objective!r} learns a bias of its logits, and "
-                f"`{type(self.model).__name__}` has no parameter `logit_bias`: take a SigLIP model or "
-                "`SaclConfig(logit_bias_init_value=-10.0)`, or give the model one, "
-                "`model.logit_bias = torch.nn.Parameter(torch.tensor(-10.0))`."
-            )
-        return whole(parameter).view(())
-
-    def _scalars_of_contrast(self, outputs: ModelOutput) -> dict[str, torch.Tensor]:
-        """What the logits are made of beside embeddings, by its name in a [`ContrastiveBatch`]."""
-        scalars = {"logit_scale": self._logit_scale(outputs)}
-        if getattr(self.objective, "needs_logit_bias", False):
-            scalars["logit_bias"] = self._logit_bias(outputs)
-        return scalars
-
-    def _parameter_named(self, name: str) -> nn.Parameter | None:
-        named = self.accelerator.unwrap_model(self.model).named_parameters()
-        return next((parameter for path, parameter in named if path.split(".")[-1] == name), None)
-
-    # --------------------------------------------------------------------------------------------- schedules
-
-    def _ramp(self, share_or_steps: float) -> float:
-        """
-        Rises from 0 to 1 over the given share or steps of training; 1 in evaluation, even in its midst: a loss that
-        moves with the ramp would say nothing about the model.
-        """
-        steps = self.args.steps_of(share_or_steps, self.state.max_steps)
-        if not (self.is_in_train and self.model.training) or steps <= 0:
-            return 1.0
-        return min(1.0, self.state.global_step / steps)
-
-    def _regulation_strength(self, warmed_up: bool = False) -> float:
-        return self.args.regulation_strength * (1.0 if warmed_up else self._ramp(self.args.regulation_warmup))
-
-    def _guide_share(self) -> float:
-        """The paper's alpha: 1 at the start of training, 0 from the end of `guide_duration` on."""
-        if not self.is_in_train:
-            return 0.0
-        progress = min(1.0, self.state.global_step / (self.args.guide_duration * self.state.max_steps))
-        return GUIDE_SCHEDULES[self.args.guide_schedule](progress)
-
-    def _distillation_weight(self) -> float:
-        return self.args.distillation_weight * self._ramp(self.args.distillation_warmup)
-
-    def _set_patch_selection(self) -> None:
-        """Has the image towers drop more and more patches; in tenths, since each share is compiled anew."""
-        share = math.floor(10 * self._ramp(self.args.patch_selection_warmup)) / 10
-        for model in (self.model, *self._copies()):
-            tower = getattr(dual_encoder(model), "vision_model", None)
-            if hasattr(tower, "patch_selection_share"):
-                tower.patch_selection_share = share
-
-    def _copies(self) -> list[nn.Module]:
-        """The models beside the one in training."""
-        return [kept.model for kept in (self.teacher, self.reference) if kept is not None]
-
-    # --------------------------------------------------------------------------------------------------- data
-
-    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
-        """
-        The training data; each row with a seed of its own, so that resuming repeats augmentation and masks. A stream
-        goes on until `max_steps`, over its end if need be, and its shards come in an order of their own in each pass,
-        unless `train_sampling_strategy="sequential"` ([`SeededStream`]).
-        """
-        dataset = self.train_dataset
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self._seeded_pairs, self._stream = None, None
-        if isinstance(dataset, torch.utils.data.IterableDataset):
-            _warn_of_epochs(self.args)
-            return self._stream_dataloader(dataset, seed)
-        if hasattr(dataset, "__len__"):
-            self.train_dataset = self._seeded_pairs = SeededPairs(dataset, seed)
-        self.train_dataset = self._usable(self.train_dataset)
-        try:
-            return super().get_train_dataloader()
-        finally:
-            self.train_dataset = dataset
-
-    def _usable(self, dataset: Any) -> Any:
-        """The training data with full batches. Batches that one process makes for all can hold tensors alone."""
-        return usable_rows(dataset, self.data_collator, report=not self.accelerator.dispatch_batches)
-
-    def _stream_dataloader(self, dataset: Any, seed: int) -> torch.utils.data.DataLoader:
-        """
-        Each process reads its own shards of a stream and makes its own batches: made by one process for all, they
-        would all have to be of the same width. One process reads for all if `dispatch_batches` says so; then resuming
-        means reading again what was read.
-        """
-        dispatch = bool(self.accelerator.dispatch_batches)
-        shared = {} if dispatch else {"rank": self.args.process_index, "world_size": self.args.world_size}
-        stream = SeededStream(
-            dataset,
-            seed,
-            shuffle_shards=self.args.train_sampling_strategy != "sequential",
-            shards_at_once=self.args.stream_shards_at_once,
-            **shared,
-        )
-        loader = torch.utils.data.DataLoader(
-            self._usable(stream),
-            batch_size=self._train_batch_size,
-            collate_fn=self.data_collator if dispatch else stream.with_places(self.data_collator),
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            persistent_workers=self.args.dataloader_persistent_workers,
-            multiprocessing_context=self.args.dataloader_multiprocessing_context,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
-            in_order=self.args.dataloader_in_order,
-        )
-        if dispatch:
-            return limit_waiting(self.accelerator.prepare(loader), self.args.dataloader_timeout)
-        self._stream = stream
-        # As `accelerator.prepare` does, but told that there is nothing left to split.
-        prepared = prepare_data_loader(
-            loader,
-            self.accelerator.device,
-            num_processes=1,
-            process_index=0,
-            put_on_device=self.accelerator.device_placement,
-            dispatch_batches=False,
-            non_blocking=self.accelerator.non_blocking,
-        )
-        return limit_waiting(prepared, self.args.dataloader_timeout)
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
-    ) -> tuple[list, torch.Tensor | int | None]:
-        """[`Trainer.get_batch_samples`], keeping in mind for the next checkpoint how far a stream has been read."""
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        for batch in batches if self._stream is not None else ():
-            self._stream.note(batch)
-        return batches, num_items
+    # ---------------------------------------------------------------------- start, and around the optimiser
 
     def start_training(self) -> None:
         """Forgets what an earlier call of `train` has left over; the teacher is sharded if the model is."""
@@ -754,27 +536,11 @@ class SaclTrainer(SavingTrainer):
         if self.is_fsdp_enabled:
             for model in self._copies():
                 shard_beside(self.accelerator, model)
-        if self._stream is not None:
-            self._resume_stream(self._stream)
-        self._metrics["train"].clear()
+        self.resume_reading()
         self._fresh_features.clear()
         self._pending_logs.carry_over()
         self.skipped_pairs.start(resumed=self.state.global_step > 0)
         self.catch_up_with_pushing()
-
-    def _resume_stream(self, stream: SeededStream) -> None:
-        """The parent throws away as many batches as were used; of a stream that was restored, these are empty."""
-        if self.args.ignore_data_skip:
-            stream.begin_anew()
-        used = self.state.global_step * self.args.gradient_accumulation_steps
-        stream.go_on(self.args.dataloader_num_workers, used, self._train_batch_size)
-
-    def start_epoch(self, epoch: int) -> None:
-        """Draws captions, augmentation and masks anew."""
-        if self._seeded_pairs is not None:
-            self._seeded_pairs.start_epoch(epoch)
-
-    # ------------------------------------------------------------------------------------ around the optimiser
 
     def check_losses(self) -> None:
         """Stops the training if a loss since the last time was not finite, before anything of it is kept."""
@@ -786,12 +552,12 @@ class SaclTrainer(SavingTrainer):
             # Without gradients the optimiser does nothing: no decay, no momentum.
             self.model_wrapped.zero_grad(set_to_none=True)
             self._fresh_features.clear()
-            self._metrics["train"]["skipped_steps"].append(torch.ones(()))
+            self._curves.record({"skipped_steps": torch.ones(())})
 
     def after_optimizer_step(self) -> None:
         """Keeps the temperature in its range, moves the teacher, and queues the features of the step."""
         model = self.accelerator.unwrap_model(self.model)
-        logit_scale = self._parameter_named("logit_scale")
+        logit_scale = parameter_named(model, "logit_scale")
         if logit_scale is not None:
             low, high = -math.log(self.args.max_temperature), -math.log(self.args.min_temperature)
             logit_scale.data.clamp_(low, high)
@@ -832,42 +598,12 @@ class SaclTrainer(SavingTrainer):
             optimizer.add_param_group({**group, "params": ours, "lr": self.args.vision_learning_rate})
         return optimizer
 
-    # ------------------------------------------------------------------------------------------------ metrics
-
-    @torch.no_grad()
-    def _diagnostics(self, outputs: ModelOutput) -> dict[str, torch.Tensor]:
-        """Temperature, and for matching the accuracy and the share of anchors without a hard negative."""
-        metrics = {"temperature": 1 / self._logit_scale(outputs)}
-        if outputs.get("itm_logits") is not None:
-            labels = outputs["itm_labels"]
-            counted = labels != -100
-            correct = (outputs["itm_logits"].argmax(dim=-1) == labels) & counted
-            metrics["itm_accuracy"] = correct.sum() / counted.sum()
-            metrics["itm_skipped_negatives"] = (~counted).sum()
-        return metrics
-
-    def _record(self, values: dict[str, torch.Tensor], training: bool) -> None:
-        # Kept on the device; read, once, when they are logged.
-        for name, value in values.items():
-            self._metrics["train" if training else "eval"][name].append(value.detach().float())
-
-    def _drain(self, mode: str) -> dict[str, float]:
-        """Means of what was recorded since the last time, over steps and processes."""
-        names = sorted(self._metrics[mode])
-        if not names:
-            return {}
-        # NaN: without meaning for that batch, such as the weights of no negatives. A loss is never NaN here.
-        device = self.args.device
-        recorded = [torch.stack([value.to(device) for value in self._metrics[mode][name]]) for name in names]
-        means = torch.stack([values.nanmean() for values in recorded])
-        means = gather(means[None]).nanmean(dim=0)
-        self._metrics[mode].clear()
-        return {name: mean for name, mean in zip(names, means.tolist(), strict=True) if not math.isnan(mean)}
+    # ------------------------------------------------------------------------------------------------ logging
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs every component of the loss as a curve of its own, beside what [`Trainer`] logs."""
         if "loss" in logs:
-            logs = {**logs, **self._drain("train"), **self.skipped_pairs.since_last_log()}
+            logs = {**logs, **self._curves.drain("train"), **self.skipped_pairs.since_last_log()}
         elif "train_runtime" in logs:
             # Into what `train` returns as well.
             logs.update(self.skipped_pairs.of_training())
@@ -884,43 +620,7 @@ class SaclTrainer(SavingTrainer):
                 steps = math.ceil(self._num_evaluated / batch_size)
                 self._evaluation_clock.correct(logs, prefix, self._num_evaluated, steps)
 
-    def _watch(self, losses: dict[str, torch.Tensor], inputs: dict[str, torch.Tensor], training: bool = True) -> bool:
-        """Whether the batch can be used (see `nan_policy`)."""
-        return self._guard.watch(losses, inputs["pair_ids"], self.state.global_step, training)
-
     # --------------------------------------------------------------------------------------------- evaluation
-
-    def get_eval_dataloader(self, eval_dataset: Any | str | None = None) -> torch.utils.data.DataLoader:
-        """The evaluation data without chance: no augmentation, the first caption, masks that depend on the text."""
-        datasets = self.eval_dataset
-        if isinstance(eval_dataset, str):
-            # The parent is told the name, under which it keeps persistent workers.
-            self.eval_dataset = {eval_dataset: self._evaluation_rows(datasets[eval_dataset])}
-        elif eval_dataset is not None or datasets is not None:
-            eval_dataset = self._evaluation_rows(datasets if eval_dataset is None else eval_dataset)
-        try:
-            with self._evaluation_collator():
-                return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.eval_dataset = datasets
-
-    def get_test_dataloader(self, test_dataset: Any) -> torch.utils.data.DataLoader:
-        """The data of [`~Trainer.predict`], without chance like those of an evaluation."""
-        with self._evaluation_collator():
-            return super().get_test_dataloader(self._evaluation_rows(test_dataset))
-
-    def _evaluation_rows(self, dataset: Any) -> Any:
-        """As evaluation reads them; what cannot be read is left out, and nothing put in its place."""
-        is_dispatched = isinstance(dataset, torch.utils.data.IterableDataset) or self.accelerator.dispatch_batches
-        return usable_rows(_evaluation_pairs(dataset), self.eval_collator, fill=False, report=not is_dispatched)
-
-    @contextmanager
-    def _evaluation_collator(self):
-        training_collator, self.data_collator = self.data_collator, self.eval_collator
-        try:
-            yield
-        finally:
-            self.data_collator = training_collator
 
     @contextmanager
     def _evaluation_chance(self):
@@ -944,7 +644,7 @@ class SaclTrainer(SavingTrainer):
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only:
             return loss.detach(), None, None
-        image_embeds, text_embeds = _normalized(outputs)
+        image_embeds, text_embeds = normalized(outputs)
         return loss.detach(), (image_embeds.float(), text_embeds.float()), inputs["pair_ids"]
 
     def evaluate(
@@ -971,10 +671,10 @@ class SaclTrainer(SavingTrainer):
         self._num_evaluated = output.num_samples
         for model in self._copies():
             slice_again(model)
-        metrics = self._drain("eval") | counts_by_reason(self._skipped_in_evaluation)
+        metrics = self._curves.drain("eval") | counts_by_reason(self._skipped_in_evaluation)
         self._skipped_in_evaluation.clear()
         if description == "Evaluation" and self.processing_class is not None:
-            dataset = _evaluation_pairs(self._retrieval_dataset)
+            dataset = evaluation_pairs(self._retrieval_dataset)
             model = self.accelerator.unwrap_model(self.model)
             with gathered(model):
                 metrics |= evaluate_retrieval(
@@ -1029,131 +729,3 @@ class _TrainingEvents(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self.trainer.check_losses()
-
-
-def _warn_of_epochs(args: SaclTrainingArguments) -> None:
-    strategies = ("eval_strategy", "logging_strategy", "save_strategy")
-    once = [f"`{name}`" for name in strategies if getattr(args, name) == "epoch"]
-    if once:
-        logger.warning(
-            f"A stream is one long epoch, of `max_steps`: with 'epoch' as {', '.join(once)} that happens once, at the "
-            "end of training. Use 'steps'."
-        )
-
-
-def _warn_of_accumulation(args: SaclTrainingArguments) -> None:
-    if args.gradient_accumulation_steps > 1 and args.contrastive_chunk_size is None:
-        logger.warning(
-            f"`gradient_accumulation_steps={args.gradient_accumulation_steps}` averages gradients of batches that do "
-            "not see each other: it adds no negatives. For the contrast of a large batch in the memory of a small one "
-            f"set `per_device_train_batch_size={args.gradient_accumulation_steps * args.per_device_train_batch_size}` "
-            f"and `contrastive_chunk_size={args.per_device_train_batch_size}`."
-        )
-
-
-def _evaluation_pairs(dataset: Any) -> Any:
-    """Pairs as evaluation reads them: with ids, undecoded, and the towers themselves asked."""
-    return undecoded(with_pair_ids(without_tower_features(dataset)))
-
-
-def _check_deepspeed(args: SaclTrainingArguments) -> None:
-    """DeepSpeed owns backward and optimiser, and at stage 3 the weights: what needs them is refused, not broken."""
-    if is_deepspeed_zero3_enabled() and args.off_diagonal_weight > 0:
-        raise ValueError(
-            "At ZeRO stage 3 no process has whole weights, so there is nothing to copy for `off_diagonal_weight`: "
-            "take stage 2, FSDP, or `off_diagonal_weight=0`."
-        )
-    if is_deepspeed_zero3_enabled() and args.momentum is not None:
-        raise ValueError(
-            "At ZeRO stage 3 no process has whole weights, so the momentum teacher has nothing to follow: take stage "
-            "2, FSDP (which shards the teacher too), or `momentum=None`."
-        )
-    if args.contrastive_chunk_size is not None:
-        raise ValueError(
-            "DeepSpeed counts every backward as a batch, and gradient caching has one for each chunk: take FSDP or "
-            "DDP, or `contrastive_chunk_size=None`."
-        )
-    if args.nan_policy == "skip":
-        raise ValueError(
-            "DeepSpeed moves the optimiser within the backward, so that no step can be left out: take FSDP or DDP, or "
-            "`nan_policy='raise'`."
-        )
-
-
-def _guide_features(inputs: dict[str, torch.Tensor]) -> PairFeatures | None:
-    """The guide's features of the batch. A guide of one modality compares captions, or images, with each other."""
-    given = [inputs[column] for column in GUIDE_COLUMNS if column in inputs]
-    return PairFeatures(given[0], given[-1], inputs["pair_ids"]) if given else None
-
-
-def _concatenated(chunks: list[ModelOutput]) -> dict[str, torch.Tensor]:
-    """The embeddings of a batch from those of its chunks."""
-    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in _embeddings_of(chunks[0])}
-
-
-def _embeddings_of(outputs: ModelOutput) -> list[str]:
-    """The names of the embeddings of the pairs, and of what terms want embedded too."""
-    return [name for name in outputs if name.endswith(EMBEDDINGS)]
-
-
-def _share_of_process(counts: list[int], rows: int) -> float:
-    """Data-parallel training takes the mean over processes; a smaller batch must not count as much as a larger one."""
-    return rows * len(counts) / sum(counts)
-
-
-def _share_of_chunk(name: str, chunk: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.Tensor | float:
-    """What a chunk's mean counts in the mean of the batch: by masked tokens for language modeling, else by rows."""
-    if name == "mlm_loss":
-        masked, all_masked = (part["mlm_labels"] != -100 for part in (chunk, batch))
-        return masked.sum() / all_masked.sum().clamp(min=1)
-    return len(chunk["pair_ids"]) / len(batch["pair_ids"])
-
-
-def _normalized(outputs: ModelOutput, prefix: str = "") -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings of unit length, whether or not the model returns them so."""
-    return (
-        nn.functional.normalize(outputs[f"{prefix}image_embeds"], dim=-1),
-        nn.functional.normalize(outputs[f"{prefix}text_embeds"], dim=-1),
-    )
-
-
-def _warn_of_padding(collator: Any, model: nn.Module) -> None:
-    """A model of texts of one length (SigLIP) would otherwise train on other texts than it is evaluated with."""
-    if isinstance(collator, PairCollator) and (fitting := collator.for_model(model)) is not collator:
-        logger.warning(
-            f"`{type(model).__name__}` was trained with captions padded and cut to {fitting.max_length} tokens, which "
-            "the data collator does not do: pass `data_collator.for_model(model)`."
-        )
-
-
-def _wants_views(args: SaclTrainingArguments) -> bool:
-    return any(term.rows == VIEW and getattr(args, f"{name}_weight") > 0 for name, term in TERMS.items())
-
-
-def _with_views(collator: PairCollator, args: SaclTrainingArguments) -> PairCollator:
-    return replace(collator, second_views=True) if _wants_views(args) else collator
-
-
-def _check_views(collator: Any, args: SaclTrainingArguments) -> None:
-    """What another collator makes is seen in its first batch."""
-    if isinstance(collator, PairCollator) and _wants_views(args) and not collator.second_views:
-        raise ValueError(
-            "`unimodal_self_supervision_weight` compares two views of each image and text, and the data collator "
-            "makes one: pass `dataclasses.replace(data_collator, second_views=True)`, or no `data_collator`."
-        )
-
-
-def _with_adapters(model: PreTrainedModel, peft_config: Any) -> PreTrainedModel:
-    if not is_peft_available():
-        raise ImportError("`peft_config` needs the library peft: `pip install peft`.")
-    from peft import get_peft_model
-
-    return get_peft_model(model, peft_config)
-
-
-def _load_model(name: str) -> PreTrainedModel:
-    """The model of a folder or Hub id: with its pre-training heads if its family has them, else the dual encoder."""
-    # Said, since left unsaid it is asked for on the terminal: code is run by who loads the model and passes it.
-    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    auto_class = AutoModelForPreTraining if config.model_type == "sacl" else AutoModel
-    return auto_class.from_pretrained(name, trust_remote_code=False)

@@ -28,7 +28,7 @@ from .checkpoints import (
     tensors_only,
     unseal_checkpoint,
 )
-from .faults import data_faults_explained, limit_waiting, removed_if_disk_is_full, size_of
+from .faults import data_faults_explained, removed_if_disk_is_full, size_of
 from .renamed_weights import load_renamed_weights
 from .run_lock import RunLock
 from .sacl_config import SaclTrainingArguments
@@ -138,9 +138,6 @@ class SavingTrainer(Trainer):
         if last is None:
             return f"There is no checkpoint in {self.args.output_dir} to resume from yet."
         return f"The last whole checkpoint is {last}: `trainer.train(resume_from_checkpoint=True)` goes on from it."
-
-    def _get_dataloader(self, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader:
-        return limit_waiting(super()._get_dataloader(*args, **kwargs), self.args.dataloader_timeout)
 
     def _checkpoint_to_resume(self, resume_from_checkpoint: str | bool) -> str:
         on_the_hub = HubCheckpoint.parse(resume_from_checkpoint)

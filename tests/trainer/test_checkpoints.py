@@ -814,7 +814,7 @@ class TestStreams:
 
     def test_by_epoch_is_warned_of(self, material, tmp_path, caplog):
         trainer = make_trainer(material, tmp_path, data="stream", max_steps=1, save_strategy="epoch")
-        with caplog.at_level(logging.WARNING, logger="trainer.sacl_trainer"):
+        with caplog.at_level(logging.WARNING, logger="trainer.preparation"):
             trainer.train()
         assert "one long epoch" in caplog.text and "`save_strategy`" in caplog.text
         verify_checkpoint(tmp_path / "checkpoint-1")

@@ -6,7 +6,8 @@ import torch
 from transformers import set_seed
 
 from trainer import SaclTrainer
-from trainer.grad_cache import RandomState, split_batch
+from trainer.contrast import GlobalBatch
+from trainer.grad_cache import GradientCache, RandomState, split_batch
 
 
 class TestSplitBatch:
@@ -26,6 +27,39 @@ class TestRandomState:
         with state.replayed():
             assert torch.equal(torch.rand(3), first)
         assert torch.equal(torch.get_rng_state(), after)
+
+
+class TestGradientCache:
+    def test_chunks_carry_the_gradient_of_the_whole(self):
+        """Of a loss of all rows and of a scalar of the model, with dropout, in chunks of unequal size."""
+        torch.manual_seed(0)
+        tower = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Dropout(0.5)).double()
+        scale = torch.nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+        batch = {"images": torch.randn(7, 3).double(), "texts": torch.randn(7, 3).double()}
+        chunks = split_batch(batch, 3)
+
+        def embed(chunk):
+            return {"image_embeds": tower(chunk["images"]), "text_embeds": tower(chunk["texts"]), "scale": scale * 2}
+
+        def contrast(image_embeds, text_embeds, scale):
+            return (scale * image_embeds @ text_embeds.T).logsumexp(dim=1).square().mean()
+
+        before = torch.get_rng_state()
+        cache = GradientCache(chunks, embed, lambda outputs: {"scale": outputs["scale"]})
+        cache.take_gradient(contrast(**cache.leaves))
+        for index, chunk in enumerate(chunks):
+            with cache.replayed(index):
+                outputs = embed(chunk)
+            cache.carried(index, outputs).backward()
+        parameters = [*tower.parameters(), scale]
+        carried = [parameter.grad.clone() for parameter in parameters]
+
+        torch.set_rng_state(before)
+        whole = [embed(chunk) for chunk in chunks]
+        images, texts = (torch.cat([part[name] for part in whole]) for name in ("image_embeds", "text_embeds"))
+        expected = torch.autograd.grad(contrast(images, texts, whole[0]["scale"]), parameters)
+        for ours, theirs in zip(carried, expected, strict=True):
+            torch.testing.assert_close(ours, theirs)
 
 
 class TestCachedStep:
@@ -102,7 +136,7 @@ class TestCachedStep:
         ]
         joined = {name: torch.cat([output[name] for output in outputs]) for name in ("image_embeds", "text_embeds")}
         joined["logit_scale"] = model.sacl.logit_scale.exp()
-        result = trainer._contrast(joined, None, batch, [12])
+        result = trainer._contrast(joined, None, None, GlobalBatch(batch, local=True))
         result.losses["itc_loss"].backward()
         assert torch.allclose(result.losses["itc_loss"], loss, atol=1e-8)
         for name, gradient in cached.items():
@@ -111,7 +145,7 @@ class TestCachedStep:
 
     def test_matching_and_language_losses_are_logged_as_means(self, gradients):
         _, loss, trainer = gradients(4, double=False)
-        logs = trainer._drain("train")
+        logs = trainer._curves.drain("train")
         total = logs["itc_loss"] + logs["itm_loss"] + logs["mlm_loss"]
         assert total == pytest.approx(loss.item(), abs=1e-4)
         assert 0 <= logs["itm_accuracy"] <= 1

@@ -439,7 +439,7 @@ class TestTraining:
 
     def test_a_guide_is_asked_to_the_end(self, losses_of):
         trainer, losses = losses_of("gist", guide_duration=0.01, max_steps=4)
-        assert trainer._guide_share() == 0
+        assert trainer._now().guide_share == 0
         logged = [entry for entry in trainer.state.log_history if "itc_loss" in entry]
         assert len(losses) == 4 and all("filtered_negatives" in entry for entry in logged)
 

@@ -213,6 +213,34 @@ class TestFormulas:
         torch.testing.assert_close(loss, SETTINGS[setting](replace(batch, **exact)).losses["itc_loss"])
 
 
+class LargestTensor(TorchDispatchMode):
+    """Inside, how many numbers the largest tensor that is made has."""
+
+    def __init__(self):
+        super().__init__()
+        self.size = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, tuple | list) else [output]:
+            if isinstance(tensor, torch.Tensor):
+                self.size = max(self.size, tensor.numel())
+        return output
+
+
+def check_slopes(leaves, formula):
+    """The gradients of the leaves are the slopes of a formula that reads them; without a gradient, of nothing."""
+    for leaf in vars(leaves).values():
+        for index in range(leaf.numel() if leaf.grad is not None else 0):
+            values = []
+            for step in (1e-5, -1e-5):
+                with torch.no_grad():
+                    leaf.view(-1)[index] += step
+                    values.append(formula())
+                    leaf.view(-1)[index] -= step
+            assert leaf.grad.view(-1)[index].item() == pytest.approx((values[0] - values[1]) / 2e-5, abs=1e-7)
+
+
 class TestBlocks:
     @pytest.mark.parametrize("guide_share", [0.0, 0.4, 1.0])
     @pytest.mark.parametrize(("setting", "teacher"), WITH_AND_WITHOUT_TEACHER)
@@ -260,22 +288,11 @@ class TestBlocks:
         loss.backward()
 
     def test_the_matrix_is_never_held(self):
-        largest = 0
-
-        class Watch(TorchDispatchMode):
-            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-                nonlocal largest
-                output = function(*args, **(kwargs or {}))
-                for tensor in output if isinstance(output, tuple | list) else [output]:
-                    if isinstance(tensor, torch.Tensor):
-                        largest = max(largest, tensor.numel())
-                return output
-
         batch, _ = make_batch(batch_size=512, queued=2048, dim=4, guide_share=0.4, dtype=torch.float32)
-        with Watch():
+        with LargestTensor() as largest:
             DistilledSaclObjective()(batch, block_size=64).losses["itc_loss"].backward()
         # Metrics look at a sample of 65,536 in each direction, rounded up to whole anchors.
-        assert largest <= 2 * (65_536 + 2560) < 512 * 2560
+        assert largest.size <= 2 * (65_536 + 2560) < 512 * 2560
 
     def test_an_overridden_seam_is_refused(self):
         class Sharpened(SaclObjective):

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_sacl import SaclForPreTraining, SaclModel
 from modeling_sacl.loss_sacl import separate_positives_contrastive_loss, sigmoid_contrastive_loss
+from trainer.contrast import parameter_named
 from trainer.objectives import (
     Comparison,
     FilterObjective,
@@ -22,7 +22,7 @@ from trainer.queue import PairFeatures
 
 from .dual_encoders import make_dual_encoder
 from .test_objective_families import CONTRAST, loss_of
-from .test_objectives import cosine, make_batch
+from .test_objectives import LargestTensor, check_slopes, cosine, make_batch
 
 
 OBJECTIVES = {
@@ -111,16 +111,7 @@ class TestFormulas:
     def test_gradients_are_the_slopes_of_the_formula(self, name):
         batch, leaves = make()
         loss_of(OBJECTIVES[name], batch).backward()
-        for leaf in vars(leaves).values():
-            for index in range(leaf.numel() if leaf.grad is not None else 0):
-                slopes = []
-                for step in (1e-5, -1e-5):
-                    with torch.no_grad():
-                        leaf.view(-1)[index] += step
-                        slopes.append(reference(name, batch))
-                        leaf.view(-1)[index] -= step
-                slope = (slopes[0] - slopes[1]) / 2e-5
-                assert leaf.grad.view(-1)[index].item() == pytest.approx(slope, abs=1e-7)
+        check_slopes(leaves, lambda: reference(name, batch))
         assert (leaves.logit_bias.grad is not None) == (name == "siglip")
 
     @pytest.mark.parametrize("scale", [1.0, 1000.0])
@@ -178,28 +169,17 @@ class TestSigmoid:
             torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
 
     def test_in_blocks_the_matrix_is_never_held(self):
-        largest = 0
-
-        class Watch(TorchDispatchMode):
-            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-                nonlocal largest
-                output = function(*args, **(kwargs or {}))
-                for tensor in output if isinstance(output, tuple | list) else [output]:
-                    if isinstance(tensor, torch.Tensor):
-                        largest = max(largest, tensor.numel())
-                return output
-
         batch, _ = make(batch_size=128, queued=512, dim=4, dtype=torch.float32)
-        with Watch():
+        with LargestTensor() as largest:
             SigmoidObjective()(batch, block_size=32).losses["itc_loss"].backward()
-        assert largest == 128 * 5 or largest <= 640 * 5 < 128 * 640
+        assert largest.size == 128 * 5 or largest.size <= 640 * 5 < 128 * 640
 
     @pytest.mark.parametrize("model_class", [SaclModel, SaclForPreTraining])
     def test_a_sacl_model_learns_its_bias(self, make_trainer, without_dropout, model_class):
         without_dropout.logit_bias_init_value = -10.0
         trainer = make_trainer(model_class(without_dropout), **CONTRAST, objective="siglip", warmup_steps=0)
         trainer.train()
-        bias = trainer._parameter_named("logit_bias")
+        bias = parameter_named(trainer.model, "logit_bias")
         assert bias.item() != -10.0
         logged = [entry["logit_bias"] for entry in trainer.state.log_history if "logit_bias" in entry]
         assert logged[0] == pytest.approx(-10.0) and len(logged) == 2

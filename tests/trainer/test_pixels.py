@@ -27,6 +27,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from trainer.data import ImageDecodingError, PairAugmentation, PairCollator, decode_image, pair_augmentation
 from trainer.data.pixels import PixelSteps
+from trainer.preparation import default_collator
 
 
 STANDARD = {
@@ -293,7 +294,7 @@ class TestNormalizingOnTheDevice:
         if kind == "siglip2":
             processor = make_processor(Siglip2ImageProcessor())
         args = SimpleNamespace(**{**vars(trainer.args), "device": torch.device(device)})
-        collator = trainer._default_collator(trainer.model, processor, args)
+        collator = default_collator(trainer.model, processor, args, masks_text=True)
         assert collator.normalize == (device == "cpu" or kind == "siglip2")
 
     def test_training_and_evaluation_are_the_same(self, make_trainer, plain_collator, pairs):

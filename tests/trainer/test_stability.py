@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
-from trainer import sacl_trainer
+from trainer import preparation
 from trainer.stability import MAX_SKIPPED_IN_A_ROW, NonFiniteGuard
 
 
@@ -173,16 +173,16 @@ class TestDeepSpeed:
     """DeepSpeed itself needs an accelerator; what cannot work with it is refused before it starts."""
 
     def test_a_teacher_at_stage_three_is_refused(self, make_arguments, monkeypatch):
-        monkeypatch.setattr(sacl_trainer, "is_deepspeed_zero3_enabled", lambda: True)
-        sacl_trainer._check_deepspeed(make_arguments(momentum=None))
+        monkeypatch.setattr(preparation, "is_deepspeed_zero3_enabled", lambda: True)
+        preparation.check_deepspeed(make_arguments(momentum=None))
         with pytest.raises(ValueError, match="stage 3.*momentum=None"):
-            sacl_trainer._check_deepspeed(make_arguments())
+            preparation.check_deepspeed(make_arguments())
 
     @pytest.mark.parametrize("option", [{"contrastive_chunk_size": 2}, {"nan_policy": "skip"}], ids=str)
     def test_what_needs_backward_or_the_optimiser_is_refused(self, make_arguments, option):
-        sacl_trainer._check_deepspeed(make_arguments())
+        preparation.check_deepspeed(make_arguments())
         with pytest.raises(ValueError, match=f"DeepSpeed.*{next(iter(option))}"):
-            sacl_trainer._check_deepspeed(make_arguments(**option))
+            preparation.check_deepspeed(make_arguments(**option))
 
 
 class TestPrecision:
@@ -212,7 +212,7 @@ class TestPrecision:
         assert loss.dtype == torch.float32 and loss.isfinite()
         assert all(p.grad.isfinite().all() for p in trainer.model.parameters() if p.grad is not None)
         exact.compute_loss(exact.model, batch)
-        itc_loss, expected = (t._metrics["train"]["itc_loss"][-1].item() for t in (trainer, exact))
+        itc_loss, expected = (t._curves.drain("train")["itc_loss"] for t in (trainer, exact))
         assert itc_loss == pytest.approx(expected, rel=0.05)
 
     def test_a_teacher_in_bfloat16_keeps_its_weights(self, make_trainer, batch):
