@@ -1,12 +1,16 @@
 # Copyright 2026 The SACL for Hugging Face authors. Licensed under the Apache License, Version 2.0.
 """Names, links and archives that come with data name nothing else of this machine, and fill no memory."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import os
 import struct
 import tarfile
 import tracemalloc
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -47,6 +51,37 @@ def photos(tmp_path) -> Path:
 def describe(folder, *names):
     lines = [json.dumps({"file_name": str(name), "caption": f"picture {n}"}) for n, name in enumerate(names)]
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+
+
+class TestPackedFiles:
+    @pytest.mark.parametrize("name", ["more.zip", "metadata.jsonl", "notes"])
+    @pytest.mark.parametrize("streaming", [False, True])
+    def test_a_zip_of_unlikely_size_is_refused_before_it_is_unpacked(self, photos, tmp_path, name, streaming):
+        with zipfile.ZipFile(photos / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("0.png", bytes(2**20))
+            archive.filelist[0].file_size = 1100 * 2**20
+        with pytest.raises(ValueError, match=rf"{name}.* unpacks from [\d,]+ bytes to 1,153,433,600"):
+            load_pairs(photos, streaming=streaming, cache_dir=tmp_path / "cache")
+        assert not (tmp_path / "cache").exists()
+
+    @pytest.mark.parametrize("packer", [gzip, bz2, lzma])
+    def test_what_does_not_say_its_size_is_refused(self, photos, tmp_path, packer):
+        (photos / "more.bin").write_bytes(packer.compress(b"{}"))
+        with pytest.raises(ValueError, match=r"more\.bin.* is packed .*tar shards"):
+            load_pairs(photos, cache_dir=tmp_path / "cache")
+
+    def test_nor_is_a_table(self, tmp_path):
+        (tmp_path / "pairs.csv").write_bytes(gzip.compress(b"image,caption\na.png,a red bus\n"))
+        with pytest.raises(ValueError, match=r"pairs\.csv.* is packed \(gzip\)"):
+            load_pairs(tmp_path / "pairs.csv", cache_dir=tmp_path / "cache")
+
+    def test_a_zip_of_pictures_is_read(self, tmp_path):
+        (tmp_path / "photos").mkdir()
+        with zipfile.ZipFile(tmp_path / "photos" / "train.zip", "w") as archive:
+            archive.writestr("a.png", encoded())
+            archive.writestr("metadata.jsonl", json.dumps({"file_name": "a.png", "caption": "a red bus"}))
+        pairs = load_pairs(tmp_path / "photos", split="train", cache_dir=tmp_path / "cache")
+        assert [row["caption"] for row in pairs] == ["a red bus"]
 
 
 class TestInside:

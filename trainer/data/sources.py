@@ -23,6 +23,7 @@ from datasets import (
 
 from ..paths import check_links, check_saved_dataset
 from ..text import without_secrets
+from .archives import check_packed
 from .locating import ImageLocator, is_web_address
 from .patience import open_to_read, within_limits
 from .tar_shards import open_tar_shards
@@ -229,6 +230,8 @@ def _open_by_name(source: Source) -> PairDataset:
             f"There is no file or folder {path!r}. Give a folder, a file ({', '.join(BUILDERS)}), the id of a data "
             "set on the Hub, or a data set that is open already."
         )
+    if os.path.isdir(path):
+        check_packed(path)
     return load_dataset(path, split=source.split, streaming=source.streaming, **_storage(source), **given)
 
 
@@ -251,6 +254,8 @@ def _open_files(source: Source, files: list[str], suffix: str, folder: str | Non
             rows = _alike([row for path in files for row in _read_json_list(path, source.file_options)])
             dataset = _only_train(source, _list_dataset(rows, source.streaming))
             return OpenSource(dataset, locate, _image_id_column(rows))
+    for path in filter(os.path.isfile, files):
+        check_packed(path)
     given = {key: source.load_arguments.get(key) for key in ("token", "cache_dir")}
     table = _table_arguments(source, files[0], suffix) if suffix in (".tsv", ".csv") else {}
     dataset = load_dataset(
