@@ -6,12 +6,13 @@ import math
 import subprocess
 import sys
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -33,6 +34,8 @@ from trainer.shared_checkpoints import HubCheckpoint, _step, from_safetensors, t
 few = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 some = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
+# Blanks, control characters, and what only steers other characters.
+INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}
 text = st.text(st.characters(codec="utf-8"), max_size=30)
 scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | text
 plain = st.recursive(
@@ -82,6 +85,7 @@ def written(content: object) -> Path:
 
 class TestCaptions:
     @some
+    @example(["\x1b", "a\x1b", ["\u200b"]])
     @given(st.lists(st.none() | text | st.lists(st.none() | text, max_size=3) | scalars, max_size=5))
     def test_cleaning(self, values):
         flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
@@ -90,9 +94,9 @@ class TestCaptions:
                 clean_captions(*values)
             return
         cleaned = clean_captions(*values)
-        assert all(caption.strip() for caption in cleaned) and set(cleaned) <= set(flat)
-        assert len({caption.strip() for caption in cleaned}) == len(cleaned)
-        assert {caption.strip() for caption in flat if caption and caption.strip()} == {c.strip() for c in cleaned}
+        assert set(cleaned) <= set(flat) and len({caption.strip() for caption in cleaned}) == len(cleaned)
+        shown = {caption for caption in flat if caption and {*map(unicodedata.category, caption)} - INVISIBLE}
+        assert {caption.strip() for caption in shown} == {caption.strip() for caption in cleaned}
         assert clean_captions(*cleaned) == cleaned
 
     @some
