@@ -93,7 +93,7 @@ def named(values: Mapping[str, Any]) -> Markup:
 
 def place(value: Any) -> Markup:
     """The name of a repository as the end of an address."""
-    return Markup(quote(str(value), safe="/"))
+    return Markup(quote(str(value), safe="/", errors="replace"))
 
 
 def address(value: Any) -> Markup:

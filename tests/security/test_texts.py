@@ -13,7 +13,7 @@ import pytest
 import yaml
 from datasets import Dataset, Features, Image, Value
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hub_cards import CardFacts, DatasetFacts, EvaluationResult, validate_card, write_model_card
@@ -59,6 +59,7 @@ class TestFilters:
         assert {tag for tag, _ in tags_of(f"a\n\n{fenced(value)}\n\nb")} <= {"p", "pre", "code"}
 
     @settings(max_examples=60, deadline=None)
+    @example("\ud800")
     @given(anything)
     def test_addresses_are_of_the_web(self, value):
         for found in (f"<{value}>", value, f"https://a.b/{value}"):
