@@ -94,7 +94,8 @@ def main() -> None:
     sections: dict[str, list[str]] = {}
     if "unlocked" in args.parts:
         sections |= second_track(records, chosen, seeds)
-    sections |= analyse(records, chosen, args.parts, output)
+    analysis_seeds = ANALYSIS_SEEDS[:1] if args.quick else ANALYSIS_SEEDS
+    sections |= analyse(records, chosen, args.parts, output, analysis_seeds)
     sections |= look_closer(records, {name: found[name] for name in FOLLOWED if name in found}, output)
     command = shlex.join(["python", "benchmarks/quality", *sys.argv[1:]])
     write_page(output, rows, sections, command=command, seeds=seeds, records=records)
@@ -121,19 +122,21 @@ def second_track(records: Records, chosen: Chosen, seeds: Sequence[int]) -> dict
     return {"The second track: the image tower learns too": lines}
 
 
-def analyse(records: Records, chosen: Chosen, parts: Sequence[str], output: Path) -> dict[str, list[str]]:
+def analyse(
+    records: Records, chosen: Chosen, parts: Sequence[str], output: Path, seeds: Sequence[int]
+) -> dict[str, list[str]]:
     """The paper's analyses: figures and CSV into the folder, tables for the page."""
     sections = {}
     known = {analysis.name: analysis for analysis in analyses(chosen, [name for name in CURVES if name in chosen])}
     for analysis in (known[part] for part in parts if part in known):
-        lines = write_analysis(analysis, analysis.points(records), output)
+        lines = write_analysis(analysis, analysis.points(records, seeds), output)
         sections[analysis.title] = [f"![{analysis.title}]({analysis.name}.svg)", "", analysis.text, "", *lines]
     if "long" not in parts:
         return sections
     looks = first_look()
-    requests = [Request(replace(run, seed=seed)) for run in looks.values() for seed in ANALYSIS_SEEDS]
+    requests = [Request(replace(run, seed=seed)) for run in looks.values() for seed in seeds]
     results = iter(records.get(requests, "long trainings"))
-    long = {name: [summarize(next(results)["splits"][VALIDATION]) for _ in ANALYSIS_SEEDS] for name in looks}
+    long = {name: [summarize(next(results)["splits"][VALIDATION]) for _ in seeds] for name in looks}
     sections["Long trainings: 1,500 steps"] = first_look_table(long)
     return sections
 
